@@ -1,0 +1,138 @@
+"""Full games with saved parameters: `python -m jdqn.evaluate RUN`."""
+
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import numpy as np
+
+from jdqn import checkpoint, envs
+from jdqn.agent import Agent, make_agent
+from jdqn.config import Config, ConfigError, Parser, load_config, with_overrides
+from jdqn.metrics import EpisodeTracker
+from jdqn.replay import make_replay
+
+# Far from the training seeds, and apart from each other: what picks the best evaluation of a run
+# must not also be what scores it.
+TRAINING_SEED_OFFSET = 10_000
+COMMAND_SEED_OFFSET = 20_000
+MAX_PARALLEL_GAMES = 32
+
+
+class Evaluation(NamedTuple):
+    """Full games, raw reward."""
+
+    episodes: int
+    return_mean: float
+    return_median: float
+    return_std_error: float
+    length_mean: float  # agent steps
+
+
+MakeEnv = Callable[..., envs.VectorEnv]
+
+
+def make_evaluator(
+    config: Config, agent: Agent, make_env: MakeEnv = envs.make_env
+) -> Callable[[chex.ArrayTree, int], Evaluation]:
+    """Builds the function that plays `train.eval_episodes` full games.
+
+    It makes its own environments, and consumes no training key. Every environment plays a fixed
+    number of games: taking the first n to finish would favour short ones.
+
+    Args:
+      config: uses `env`, `train.eval_episodes`, `agent.epsilon_eval`.
+      agent: whose `act_greedily` plays.
+      make_env: how environments are made.
+
+    Returns:
+      A function of the parameters and the environments' first seed.
+    """
+    act = jax.jit(agent.act_greedily, donate_argnums=1)
+    episodes = config.train.eval_episodes
+    num_envs = min(episodes, MAX_PARALLEL_GAMES)
+
+    def evaluate(params: chex.ArrayTree, seed: int) -> Evaluation:
+        env = make_env(config, num_envs=num_envs, seed=seed)
+        actor = agent.init_actor(jax.random.key(seed), num_envs)
+        tracker = EpisodeTracker(num_envs)
+        left = np.full(num_envs, episodes // num_envs)
+        left[: episodes % num_envs] += 1
+        finished = []
+        timestep, tick = env.reset(), 0
+        while True:
+            for episode in tracker.add(timestep):
+                if left[episode.env]:
+                    left[episode.env] -= 1
+                    finished.append(episode)
+            if not left.any():
+                break
+            action, actor = act(params, actor, timestep, tick)
+            env.send(np.asarray(action))
+            timestep, tick = env.recv(), tick + 1
+        env.close()
+        returns = np.array([episode.episode_return for episode in finished])
+        return Evaluation(
+            len(returns),
+            float(returns.mean()),
+            float(np.median(returns)),
+            float(returns.std(ddof=1) / np.sqrt(len(returns))) if len(returns) > 1 else 0.0,
+            float(np.mean([episode.length for episode in finished])),
+        )
+
+    return evaluate
+
+
+def load_run(run_dir: pathlib.Path, **overrides: Any) -> tuple[Config, Agent, int, Any]:
+    """Loads a run: its configuration (with overrides), agent, agent steps and agent state."""
+    path = run_dir / "config.toml"
+    if not path.is_file():
+        raise ConfigError(f"{run_dir} is not a run directory: it has no config.toml")
+    config = with_overrides(load_config(file=path), **overrides)
+    env = envs.make_env(config, num_envs=1)
+    spec = env.spec
+    env.close()
+    agent = make_agent(config, spec, make_replay(config, spec))
+    like, _ = jax.eval_shape(agent.init, jax.random.key(0))
+    steps, state = checkpoint.restore(run_dir, like)
+    return config, agent, steps, state
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = Parser(
+        prog="python -m jdqn.evaluate",
+        description="Plays full games with the newest checkpoint of a run.",
+        epilog="example: python -m jdqn.evaluate runs/Breakout-dqn-0-20260101-120000",
+    )
+    parser.add_argument("run", metavar="RUN", help="run directory of jdqn.train")
+    parser.add_argument("--episodes", metavar="N", default="100", help="full games (default: 100)")
+    parser.add_argument(
+        "--epsilon", metavar="VALUE", help="exploration (default: the run's agent.epsilon_eval)"
+    )
+    arguments = parser.parse(argv)
+    overrides = {"train__eval_episodes": arguments.episodes}
+    if arguments.epsilon is not None:
+        overrides["agent__epsilon_eval"] = arguments.epsilon
+    try:
+        config, agent, steps, state = load_run(pathlib.Path(arguments.run), **overrides)
+        if not config.train.eval_episodes:
+            raise ConfigError("--episodes 0: must be at least 1")
+    except ConfigError as error:
+        parser.error(str(error))
+    evaluate = make_evaluator(config, agent)
+    result = evaluate(state.params, config.train.seed + COMMAND_SEED_OFFSET)
+    sys.stdout.write(
+        f"{config.env.name}, {config.agent.name}, seed {config.train.seed}, after {steps:,} steps; "
+        f"epsilon {config.agent.epsilon_eval:g}\n"
+        f"{result.episodes} full games: mean {result.return_mean:.2f} "
+        f"± {result.return_std_error:.2f} (standard error), median {result.return_median:.2f}, "
+        f"mean length {result.length_mean:.0f} steps\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

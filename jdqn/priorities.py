@@ -1,0 +1,107 @@
+"""The priority structure behind replay: leaves and their block sums, nothing else.
+
+A leaf above 0 means "this row may be drawn", so validity and priority are one number. Whole ring
+rows are grouped into blocks of about 1,024 leaves; a draw descends two levels: blocks, then the
+leaves of one block. Sums are recomputed from leaves, never updated by differences: differences
+drift, and a drifting sum draws rows of priority 0.
+"""
+
+import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+BLOCK_LEAVES = 1024
+
+
+@flax.struct.dataclass
+class Priorities:
+    """Leaves by block, `R` ring rows of `E` environments in each."""
+
+    leaves: chex.Array  # [blocks, R, E] f32; padding beyond the last ring row stays 0
+    sums: chex.Array  # [blocks] f32
+
+
+def init(num_rows: int, num_envs: int) -> Priorities:
+    """All leaves 0 for a ring of `num_rows` rows × `num_envs` environments."""
+    rows_per_block = max(1, BLOCK_LEAVES // num_envs)
+    num_blocks = -(-num_rows // rows_per_block)
+    return Priorities(
+        jnp.zeros((num_blocks, rows_per_block, num_envs), jnp.float32),
+        jnp.zeros((num_blocks,), jnp.float32),
+    )
+
+
+def get_row(state: Priorities, row: chex.Numeric) -> chex.Array:
+    """Leaves of one ring row, `[E]` f32."""
+    rows_per_block = state.leaves.shape[1]
+    return state.leaves[row // rows_per_block, row % rows_per_block]
+
+
+def set_row(state: Priorities, row: chex.Numeric, value: chex.Numeric) -> Priorities:
+    """Sets the leaves of one ring row; `value` is `[E]` or a scalar, f32."""
+    rows_per_block = state.leaves.shape[1]
+    block = row // rows_per_block
+    leaves = state.leaves.at[block, row % rows_per_block].set(value)
+    return Priorities(leaves, state.sums.at[block].set(jnp.sum(leaves[block])))
+
+
+def set_leaves(
+    state: Priorities, row: chex.Array, env: chex.Array, value: chex.Array
+) -> Priorities:
+    """Sets single leaves; of a leaf named twice the first value is written.
+
+    Args:
+      state: the priorities.
+      row: `[B]` i32 ring rows.
+      env: `[B]` i32 environments.
+      value: `[B]` f32, above 0.
+    """
+    chex.assert_rank([row, env, value], 1)
+    num_blocks, rows_per_block, _ = state.leaves.shape
+    same = (row[:, None] == row[None, :]) & (env[:, None] == env[None, :])
+    is_repeat = jnp.any(jnp.tril(same, k=-1), axis=1)
+    block = row // rows_per_block
+    write_block = jnp.where(is_repeat, num_blocks, block)  # out of range: dropped
+    leaves = state.leaves.at[write_block, row % rows_per_block, env].set(value, mode="drop")
+    return Priorities(leaves, state.sums.at[block].set(jnp.sum(leaves[block], axis=(1, 2))))
+
+
+def draw(
+    state: Priorities, key: chex.PRNGKey, batch_size: int
+) -> tuple[chex.Array, chex.Array, chex.Array]:
+    """Draws leaves independently, each with probability leaf / total (Schaul et al. 2015).
+
+    Args:
+      state: the priorities.
+      key: typed PRNG key, consumed.
+      batch_size: B.
+
+    Returns:
+      Ring rows `[B]` i32, environments `[B]` i32 and leaves `[B]` f32. A leaf of 0 comes back
+      only when every leaf is 0.
+    """
+    num_blocks, rows_per_block, num_envs = state.leaves.shape
+    block_key, leaf_key = jax.random.split(key)
+    block = _descend(state.sums, jax.random.uniform(block_key, (batch_size,)))
+    # A second uniform inside the block: the remainder of the first has lost its low bits.
+    inside = state.leaves.reshape(num_blocks, rows_per_block * num_envs)[block]
+    offset = jax.vmap(_descend)(inside, jax.random.uniform(leaf_key, (batch_size,)))
+    leaf = jnp.take_along_axis(inside, offset[:, None], axis=1)[:, 0]
+    return block * rows_per_block + offset // num_envs, offset % num_envs, leaf
+
+
+def _descend(values: chex.Array, uniform: chex.Array) -> chex.Array:
+    """First index whose running sum exceeds `uniform` × total, never one of value 0.
+
+    `values` is `[n]`, `uniform` has any shape. Rounding may put the wanted sum at or beyond the
+    total, or (running sums are not exactly monotone) on a 0: hence the test for a positive value
+    and the clamp to the last positive one.
+    """
+    cumulative = jnp.cumsum(values)
+    wanted = uniform[..., None] * cumulative[-1]
+    positive = values > 0
+    hit = (cumulative > wanted) & positive
+    last_positive = values.size - 1 - jnp.argmax(positive[::-1])
+    index = jnp.where(jnp.any(hit, axis=-1), jnp.argmax(hit, axis=-1), last_positive)
+    return index.astype(jnp.int32)
