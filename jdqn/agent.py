@@ -1,7 +1,7 @@
 """The only place where the parts meet: `init`, `act`, `learn`."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import chex
 import flax.struct
@@ -15,8 +15,7 @@ from jdqn.records import Batch, EnvSpec, QOutput, Timestep
 from jdqn.replay import Replay, ReplayState, importance_exponent
 
 
-@flax.struct.dataclass
-class AgentState:
+class AgentState(flax.struct.PyTreeNode):
     """What learning changes."""
 
     params: chex.ArrayTree
@@ -25,8 +24,7 @@ class AgentState:
     key: chex.PRNGKey  # constant; every use folds in the tick
 
 
-@flax.struct.dataclass
-class ActorState:
+class ActorState(flax.struct.PyTreeNode):
     """What acting remembers."""
 
     stack: chex.Array  # [E, S, *frame_shape]
@@ -112,8 +110,11 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
             key=key,
         )
 
+    def forward(params: chex.ArrayTree, obs: chex.Array) -> QOutput:
+        return cast(QOutput, network.apply(params, obs))
+
     def q_heads(params: chex.ArrayTree, obs: chex.Array) -> chex.Array:
-        return network.apply(params, obs).q
+        return forward(params, obs).q
 
     def act_with(
         params: chex.ArrayTree,
@@ -130,7 +131,7 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
         rolled = jnp.concatenate([actor.stack[:, 1:], newest], axis=1)
         is_first = first.reshape(-1, *[1] * (rolled.ndim - 1))
         stack = jnp.where(is_first, jnp.broadcast_to(newest, rolled.shape), rolled)
-        q = network.apply(params, stack).q
+        q = q_heads(params, stack)
         q = jnp.take_along_axis(q, head[:, None, None], axis=1)[:, 0]
         action = exploration.epsilon_greedy(action_key, q, epsilon)
         return action, actor.replace(stack=stack, head=head)
@@ -148,9 +149,9 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
     def loss(
         params: chex.ArrayTree, target_params: chex.ArrayTree, batch: Batch
     ) -> tuple[chex.Array, tuple[chex.Array, QOutput]]:
-        online = network.apply(params, batch.obs)
-        target = network.apply(target_params, batch.next_obs)
-        selector = network.apply(params, batch.next_obs) if fields.double else target
+        online = forward(params, batch.obs)
+        target = forward(target_params, batch.next_obs)
+        selector = forward(params, batch.next_obs) if fields.double else target
         value, priority = losses.batch_loss(loss_fn, online, batch, target, selector)
         return value, (priority, online)
 
@@ -165,9 +166,7 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
             current = replay_state.replace(priorities=leaves, max_priority=max_priority)
             batch = replay.sample(current, key, tick)
             gradient_fn = jax.value_and_grad(loss, has_aux=True)
-            (value, (priority, online)), gradients = gradient_fn(
-                params, state.target_params, batch
-            )
+            (value, (priority, online)), gradients = gradient_fn(params, state.target_params, batch)
             updates, opt_state = optimizer.update(gradients, opt_state, params)
             params = optax.apply_updates(params, updates)
             current = replay.update(current, batch, priority)
@@ -180,7 +179,11 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
             return (params, opt_state, (current.priorities, current.max_priority)), metrics
 
         keys = jax.random.split(jax.random.fold_in(state.key, tick), num_updates)
-        carry = (state.params, state.opt_state, (replay_state.priorities, replay_state.max_priority))
+        carry = (
+            state.params,
+            state.opt_state,
+            (replay_state.priorities, replay_state.max_priority),
+        )
         (params, opt_state, (leaves, max_priority)), metrics = jax.lax.scan(update, carry, keys)
         target_params = jax.lax.cond(
             target_is_due(config, tick), lambda: params, lambda: state.target_params

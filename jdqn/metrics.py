@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TextIO
+from typing import NamedTuple, TextIO
 
 import numpy as np
 import rich.console
@@ -99,8 +99,8 @@ class RunDirectory:
         self._episodes = self._table("episodes.csv", ["steps", "seed", "return", "length"])
         self._evaluations = self._table(
             "evaluations.csv",
-            "steps seed policy episodes return_mean return_median return_std_error "
-            "length_mean".split(),
+            ["steps", "seed", "policy", "episodes", "return_mean", "return_median"]
+            + ["return_std_error", "length_mean"],
         )
         self._tensorboard = tensorboardX.SummaryWriter(str(path))
 

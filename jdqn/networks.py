@@ -6,6 +6,7 @@ is ONE matmul `[B, in] × [in, K·out]`.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -21,7 +22,7 @@ def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
     """U(±1/√fan_in) for kernels and biases alike: Torch's default of 2013, hence Nature DQN's."""
     bound = 1.0 / math.sqrt(fan_in)
 
-    def init(key: chex.PRNGKey, shape: Sequence[int], dtype: object = jnp.float32) -> chex.Array:
+    def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> chex.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
@@ -73,15 +74,17 @@ def conv_as_matmul(x: chex.Array, kernel: chex.Array, stride: int) -> chex.Array
     size, _, _, features = kernel.shape
     if size % stride:
         raise ValueError(f"stride {stride} does not divide the kernel size {size}")
-    out_h, out_w, reach = (height - size) // stride + 1, (width - size) // stride + 1, size // stride
+    out_h, out_w, reach = (
+        (height - size) // stride + 1,
+        (width - size) // stride + 1,
+        size // stride,
+    )
     if stride > 1:
         rows, columns = out_h + reach - 1, out_w + reach - 1
         x = x[:, : rows * stride, : columns * stride]
         x = x.reshape(batch, rows, stride, columns, stride, channels)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows, columns, -1)
-    slices = [
-        x[:, i : i + out_h, j : j + out_w] for i in range(reach) for j in range(reach)
-    ]
+    slices = [x[:, i : i + out_h, j : j + out_w] for i in range(reach) for j in range(reach)]
     patches = jnp.concatenate(slices, axis=-1).reshape(batch * out_h * out_w, -1)
     weights = kernel.reshape(reach, stride, reach, stride, channels, features)
     weights = weights.transpose(0, 2, 1, 3, 4, 5).reshape(-1, features)

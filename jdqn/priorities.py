@@ -14,8 +14,7 @@ import jax.numpy as jnp
 BLOCK_LEAVES = 1024
 
 
-@flax.struct.dataclass
-class Priorities:
+class Priorities(flax.struct.PyTreeNode):
     """Leaves by block, `R` ring rows of `E` environments in each."""
 
     leaves: chex.Array  # [blocks, R, E] f32; padding beyond the last ring row stays 0
@@ -83,7 +82,9 @@ def draw(
     """
     num_blocks, rows_per_block, num_envs = state.leaves.shape
     block_key, leaf_key = jax.random.split(key)
-    block = _descend(state.sums, jax.random.uniform(block_key, (batch_size,)))
+    block = jax.vmap(_descend, in_axes=(None, 0))(
+        state.sums, jax.random.uniform(block_key, (batch_size,))
+    )
     # A second uniform inside the block: the remainder of the first has lost its low bits.
     inside = state.leaves.reshape(num_blocks, rows_per_block * num_envs)[block]
     offset = jax.vmap(_descend)(inside, jax.random.uniform(leaf_key, (batch_size,)))
@@ -92,16 +93,13 @@ def draw(
 
 
 def _descend(values: chex.Array, uniform: chex.Array) -> chex.Array:
-    """First index whose running sum exceeds `uniform` × total, never one of value 0.
+    """First index of `values` `[n]` whose running sum exceeds `uniform` × total, never a 0.
 
-    `values` is `[n]`, `uniform` has any shape. Rounding may put the wanted sum at or beyond the
-    total, or (running sums are not exactly monotone) on a 0: hence the test for a positive value
-    and the clamp to the last positive one.
+    Rounding may put the wanted sum at or beyond the total, or (running sums are not exactly
+    monotone) on a 0: hence the test for a positive value and the clamp to the last positive one.
     """
     cumulative = jnp.cumsum(values)
-    wanted = uniform[..., None] * cumulative[-1]
     positive = values > 0
-    hit = (cumulative > wanted) & positive
+    hit = (cumulative > uniform * cumulative[-1]) & positive
     last_positive = values.size - 1 - jnp.argmax(positive[::-1])
-    index = jnp.where(jnp.any(hit, axis=-1), jnp.argmax(hit, axis=-1), last_positive)
-    return index.astype(jnp.int32)
+    return jnp.where(jnp.any(hit), jnp.argmax(hit), last_positive).astype(jnp.int32)

@@ -24,8 +24,7 @@ from jdqn.records import Batch, EnvSpec, Timestep
 MAX_PRIORITY = 100.0
 
 
-@flax.struct.dataclass
-class ReplayState:
+class ReplayState(flax.struct.PyTreeNode):
     """A ring of `T` rows for `E` environments."""
 
     frame: chex.Array  # [T, E, H*W] u8, or [T, E, *frame_shape]: the newest frame only

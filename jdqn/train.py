@@ -98,7 +98,8 @@ class _Run:
         self._tracker = metrics.EpisodeTracker(cfg.env.num_envs)
         self._directory = metrics.RunDirectory(path, cfg, command)
         self._progress = metrics.Progress(
-            f"{cfg.agent.name} on {cfg.env.name}, seed {cfg.train.seed}, {cfg.train.steps:,} steps; "
+            f"{cfg.agent.name} on {cfg.env.name}, seed {cfg.train.seed}, "
+            f"{cfg.train.steps:,} steps; "
             f"replay {memory.capacity:,} transitions, {memory.num_bytes / 1e9:.2f} GB on "
             f"{jax.devices()[0].device_kind}; writing {path}",
             cfg.train.steps,
@@ -152,9 +153,7 @@ class _Run:
 
     def _run_evaluation(self, state: Any) -> None:
         began = time.monotonic()
-        result = self._evaluate(
-            state.params, self._cfg.train.seed + evaluate.TRAINING_SEED_OFFSET
-        )
+        result = self._evaluate(state.params, self._cfg.train.seed + evaluate.TRAINING_SEED_OFFSET)
         self._evaluated = self._steps, result
         self._directory.evaluation(self._steps, "greedy", result._asdict())
         self._progress.say(
@@ -180,7 +179,8 @@ class _Run:
         mean, path = self._tracker.mean_return, self._directory.path
         if interrupted:
             self._progress.say(
-                f"stopped at {self._steps:,} steps; parameters saved: python -m jdqn.evaluate {path}"
+                f"stopped at {self._steps:,} steps; parameters saved, see how they play: "
+                f"python -m jdqn.evaluate {path}"
             )
         elif self._tracker.reached(self._cfg.train.stop_return):
             self._progress.say(

@@ -51,6 +51,8 @@ class GymEnv:
                 "Discrete actions"
             )
         self._classes = 0
+        shape: tuple[int, ...]
+        dtype: np.dtype
         if isinstance(space, spaces.Discrete):
             self._classes, self._offset = int(space.n), int(space.start)
             shape, dtype, scale = (self._classes,), np.dtype(np.uint8), 1.0
@@ -85,7 +87,10 @@ class GymEnv:
         observation, reward, terminated, truncated, _ = self._envs.step(self._action)
         first, self._ended = self._ended, terminated | truncated
         return Timestep(
-            self._frame(observation), reward.astype(np.float32), terminated.copy(), self._ended,
+            self._frame(observation),
+            reward.astype(np.float32),
+            terminated.copy(),
+            self._ended,
             first,
         )
 

@@ -1,0 +1,284 @@
+"""The agent: acting, learning against a plain DQN, target copies, heads."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import tiny, vector_spec
+
+from jdqn import agent as agent_lib
+from jdqn import exploration
+from jdqn.config import with_overrides
+from jdqn.records import Timestep
+from jdqn.replay import make_replay
+
+SPEC = vector_spec()
+
+
+@functools.lru_cache
+def built(**overrides):
+    """Configuration, replay and jitted agent, compiled once for each set of overrides."""
+    config = tiny(**overrides)
+    replay = make_replay(config, SPEC)
+    agent = agent_lib.make_agent(config, SPEC, replay)
+    agent = agent._replace(act=jax.jit(agent.act), learn=jax.jit(agent.learn))
+    return config, replay._replace(add=jax.jit(replay.add)), agent
+
+
+def random_timestep(rng, num_envs, tick):
+    last = rng.random(num_envs) < 0.1
+    return Timestep(
+        frame=rng.normal(size=(num_envs, 3)).astype(np.float32),
+        reward=rng.normal(size=num_envs).astype(np.float32),
+        terminated=last & (rng.random(num_envs) < 0.5),
+        last=last,
+        first=np.full(num_envs, tick == 0),
+    )
+
+
+def filled(config, replay, rng, ticks=20):
+    state = replay.init(jax.random.key(5))
+    num_envs = config.env.num_envs
+    for tick in range(ticks):
+        action = jnp.asarray(rng.integers(0, SPEC.num_actions, num_envs), jnp.int32)
+        state = replay.add(state, random_timestep(rng, num_envs, tick), action, tick)
+    return state
+
+
+class PlainDqn:
+    """DQN as in a tutorial: one head, one-step targets, no replay of ours, no scan."""
+
+    def __init__(self, params, optimizer, discount, double):
+        self.online, self.target = params, params
+        self.optimizer, self.opt_state = optimizer, optimizer.init(params)
+        self.discount, self.double = discount, double
+
+    @staticmethod
+    def q(params, obs):
+        p = params["params"]
+        x = obs.reshape(obs.shape[0], -1)
+        x = jax.nn.relu(
+            x @ p["MlpTorso_0"]["Dense_0"]["kernel"] + p["MlpTorso_0"]["Dense_0"]["bias"][None]
+        )
+        x = jax.nn.relu(x @ p["HeadDense_0"]["kernel"][:, 0] + p["HeadDense_0"]["bias"])
+        return x @ p["HeadDense_1"]["kernel"][:, 0] + p["HeadDense_1"]["bias"]
+
+    def loss(self, params, batch):
+        rows = jnp.arange(batch.action.shape[0])
+        q_next = self.q(self.target, batch.next_obs)
+        chooser = self.q(params, batch.next_obs) if self.double else q_next
+        target = batch.reward + batch.discount * q_next[rows, jnp.argmax(chooser, axis=1)]
+        error = jax.lax.stop_gradient(target) - self.q(params, batch.obs)[rows, batch.action]
+        absolute = jnp.abs(error)
+        return jnp.mean(jnp.where(absolute <= 1, 0.5 * error**2, absolute - 0.5))
+
+    def update(self, batch):
+        gradient = jax.grad(self.loss)(self.online, batch)
+        updates, self.opt_state = self.optimizer.update(gradient, self.opt_state)
+        self.online = optax.apply_updates(self.online, updates)
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_twenty_updates_agree_with_a_plain_dqn(rng, double):
+    config, replay, agent = built(agent__double=double, optimizer__learning_rate=1e-3)
+    replay_state = filled(config, replay, rng)
+    state, _ = agent.init(jax.random.key(0))
+    optimizer = optax.adam(
+        optax.linear_schedule(1e-3, config.optimizer.learning_rate_final, 92), eps=1e-8
+    )
+    plain = PlainDqn(state.params, optimizer, config.agent.discount, double)
+    for update in range(1, 21):
+        tick = 100 + update
+        key = jax.random.split(jax.random.fold_in(state.key, tick), 1)[0]
+        plain.update(replay.sample(replay_state, key, tick))
+        state, replay_state, _ = agent.learn(state, replay_state, tick)
+        tolerance = 1e-5 if update == 1 else 1e-4
+        chex.assert_trees_all_close(state.params, plain.online, atol=tolerance, rtol=tolerance)
+        if agent_lib.target_is_due(config, tick):
+            plain.target = plain.online
+    assert not np.allclose(*(jax.tree.leaves(p)[0] for p in (state.params, plain.target)))
+
+
+def test_double_changes_nothing_while_online_and_target_are_equal(rng):
+    results = []
+    for double in (False, True):
+        config, replay, agent = built(agent__double=double)
+        state, _ = agent.init(jax.random.key(0))
+        replay_state = filled(config, replay, np.random.default_rng(0))
+        results.append(agent.learn(state, replay_state, 100)[0].params)
+    chex.assert_trees_all_close(*results, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("num_envs", "period", "target_period"), [(4, 4, 16), (8, 2, 20), (2, 8, 24), (4, 4, 4)]
+)
+def test_target_is_copied_at_the_first_learn_call_at_or_after_each_multiple(
+    num_envs, period, target_period
+):
+    config = tiny(
+        env__num_envs=num_envs,
+        train__update_period_steps=period,
+        agent__target_period_steps=target_period,
+    )
+    copies = [
+        (tick + 1) * num_envs
+        for tick in range(200)
+        if agent_lib.learns_at(config, tick) and agent_lib.target_is_due(config, tick)
+    ]
+    first = config.train.learning_starts_steps
+    stride = max(num_envs, period)
+    want = []
+    for multiple in range(target_period, 200 * num_envs + 1, target_period):
+        at = -(-multiple // stride) * stride
+        if at >= first and at <= 200 * num_envs and at not in want:
+            want.append(at)
+    assert copies == want
+
+
+def test_learn_copies_the_target_when_due_and_not_before(rng):
+    config, replay, agent = built()
+    replay_state = filled(config, replay, rng)
+    state, _ = agent.init(jax.random.key(0))
+    before = jax.tree.map(np.asarray, state.target_params)
+    state, replay_state, _ = agent.learn(state, replay_state, 20)  # 84 steps, period 16
+    chex.assert_trees_all_equal(state.target_params, before)
+    state, _, _ = agent.learn(state, replay_state, 23)  # 96 steps
+    chex.assert_trees_all_equal(state.target_params, state.params)
+
+
+def test_a_call_makes_every_update_it_owes(rng):
+    config, replay, agent = built(env__num_envs=8, train__update_period_steps=2)
+    replay_state = filled(config, replay, rng)
+    state, _ = agent.init(jax.random.key(0))
+    state, _, _ = agent.learn(state, replay_state, 50)
+    assert [int(x) for x in optax.tree.get_all_with_path(state.opt_state, "count")[0][1:]] == [4]
+
+
+def test_gradients_are_clipped_to_the_global_norm():
+    config = tiny(optimizer__max_gradient_norm=0.5, optimizer__name="adam")
+    optimizer = agent_lib.make_optimizer(config)
+    small, large = {"w": jnp.array([3.0, 4.0]) * 0.05}, {"w": jnp.array([3.0, 4.0]) * 1e3}
+    state = optimizer.init(small)
+
+    def first_moment(gradient):
+        return optax.tree.get(optimizer.update(gradient, state)[1], "mu")["w"]
+
+    chex.assert_trees_all_close(first_moment(large), 0.1 * jnp.array([0.3, 0.4]), rtol=1e-5)
+    chex.assert_trees_all_close(first_moment(small), 0.1 * small["w"], rtol=1e-5)
+
+
+def test_rmsprop_is_centred_as_in_nature():
+    config = tiny(
+        optimizer__name="rmsprop",
+        optimizer__learning_rate=0.1,
+        optimizer__learning_rate_final="none",
+        optimizer__eps=0.01,
+        optimizer__decay=0.95,
+    )
+    optimizer = agent_lib.make_optimizer(config)
+    params = jnp.array([1.0])
+    state, square, mean = optimizer.init(params), 0.0, 0.0
+    for gradient in (2.0, -1.0, 0.5):
+        updates, state = optimizer.update(jnp.array([gradient]), state)
+        square = 0.95 * square + 0.05 * gradient**2
+        mean = 0.95 * mean + 0.05 * gradient
+        want = -0.1 * gradient / np.sqrt(square - mean**2 + 0.01)
+        np.testing.assert_allclose(updates, [want], rtol=1e-5)
+
+
+def test_epsilon_is_linear_from_the_start_of_learning():
+    def at(steps):
+        return float(
+            exploration.epsilon(steps, start=1.0, end=0.1, decay_steps=100, delay_steps=50)
+        )
+
+    assert [at(s) for s in (0, 50, 150, 10_000)] == pytest.approx([1, 1, 0.1, 0.1])
+    assert at(100) == pytest.approx(0.55)
+
+
+def test_epsilon_greedy_frequencies():
+    q = jnp.tile(jnp.array([[0.0, 2.0, 1.0, -1.0]]), (40_000, 1))
+    action = np.asarray(exploration.epsilon_greedy(jax.random.key(0), q, 0.4))
+    np.testing.assert_allclose(np.bincount(action) / action.size, [0.1, 0.7, 0.1, 0.1], atol=0.01)
+    assert np.all(np.asarray(exploration.epsilon_greedy(jax.random.key(0), q, 0.0)) == 1)
+
+
+def test_heads_are_redrawn_at_true_episode_starts_only():
+    head = jnp.arange(20_000, dtype=jnp.int32) % 10
+    first = jnp.arange(20_000) >= 10_000
+    drawn = np.asarray(exploration.redraw_heads(jax.random.key(0), head, first, 10))
+    np.testing.assert_array_equal(drawn[:10_000], np.asarray(head[:10_000]))
+    np.testing.assert_allclose(np.bincount(drawn[10_000:]) / 10_000, 0.1, atol=0.012)
+
+
+def test_a_lost_life_keeps_the_head_and_the_stack(rng):
+    config, _, agent = built(network__heads=5, agent__epsilon_start=0.0)
+    num_envs = config.env.num_envs
+    state, actor = agent.init(jax.random.key(0))
+    no = np.zeros(num_envs, bool)
+    timesteps = [random_timestep(rng, num_envs, tick) for tick in range(3)]
+    heads = []
+    for tick, timestep in enumerate(timesteps):
+        lost = timestep._replace(terminated=~no, last=no)
+        _, actor = agent.act(state.params, actor, lost, tick)
+        heads.append(np.asarray(actor.head))
+    np.testing.assert_array_equal(heads[0], heads[2])
+    assert len(set(heads[0])) > 1
+    want = np.stack([timesteps[1].frame, timesteps[2].frame], axis=1)
+    np.testing.assert_array_equal(actor.stack, want)
+
+
+def test_a_first_frame_fills_the_stack(rng):
+    config, _, agent = built()
+    state, actor = agent.init(jax.random.key(0))
+    timestep = random_timestep(rng, config.env.num_envs, 0)
+    _, actor = agent.act(state.params, actor, timestep, 0)
+    np.testing.assert_array_equal(actor.stack[:, 0], timestep.frame)
+    np.testing.assert_array_equal(actor.stack[:, 1], timestep.frame)
+
+
+def test_each_environment_acts_by_its_own_head(rng):
+    config, _, agent = built(network__heads=5, agent__epsilon_start=0.0)
+    state, actor = agent.init(jax.random.key(0))
+    timestep = random_timestep(rng, config.env.num_envs, 0)
+    action, actor = agent.act(state.params, actor, timestep, 0)
+    q = np.asarray(agent.q_heads(state.params, actor.stack))
+    assert q.shape == (4, 5, 3)
+    want = [q[e, int(actor.head[e])].argmax() for e in range(config.env.num_envs)]
+    np.testing.assert_array_equal(action, want)
+
+
+def test_initial_target_is_a_copy_not_the_same_buffer():
+    _, _, agent = built()
+    state, _ = agent.init(jax.random.key(0))
+    for online, target in zip(
+        *map(jax.tree.leaves, (state.params, state.target_params)), strict=True
+    ):
+        assert online.unsafe_buffer_pointer() != target.unsafe_buffer_pointer()
+        np.testing.assert_array_equal(online, target)
+
+
+def test_learning_lowers_the_loss_on_a_fixed_problem(rng):
+    """γ = 0 makes it regression on the clipped reward."""
+    config, replay, agent = built(
+        agent__discount=0.0,
+        agent__reward_clip=1.0,
+        optimizer__learning_rate=1e-2,
+        optimizer__learning_rate_final="none",
+    )
+    replay_state = filled(config, replay, rng)
+    state, _ = agent.init(jax.random.key(0))
+    seen = []
+    for tick in range(200, 500):
+        state, replay_state, metrics = agent.learn(state, replay_state, tick)
+        seen.append(float(metrics["loss"]))
+    assert np.mean(seen[-20:]) < 0.5 * np.mean(seen[:20])
+
+
+def test_with_overrides_checks_again():
+    with pytest.raises(ValueError, match="heads"):
+        with_overrides(tiny(), network__heads=0)
