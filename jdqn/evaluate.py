@@ -3,7 +3,7 @@
 import pathlib
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 from jdqn import checkpoint, envs
 from jdqn.agent import Agent, make_agent
 from jdqn.config import Config, ConfigError, Parser, load_config, with_overrides
-from jdqn.metrics import EpisodeTracker
+from jdqn.metrics import EpisodeTracker, Evaluation
 from jdqn.replay import make_replay
 
 # Far from the training seeds, and apart from each other: what picks the best evaluation of a run
@@ -20,16 +20,6 @@ from jdqn.replay import make_replay
 TRAINING_SEED_OFFSET = 10_000
 COMMAND_SEED_OFFSET = 20_000
 MAX_PARALLEL_GAMES = 32
-
-
-class Evaluation(NamedTuple):
-    """Full games, raw reward."""
-
-    episodes: int
-    return_mean: float
-    return_median: float
-    return_std_error: float
-    length_mean: float  # agent steps
 
 
 MakeEnv = Callable[..., envs.VectorEnv]

@@ -32,6 +32,16 @@ class Episode(NamedTuple):
     env: int
 
 
+class Evaluation(NamedTuple):
+    """Full games, raw reward."""
+
+    episodes: int
+    return_mean: float
+    return_median: float
+    return_std_error: float
+    length_mean: float  # agent steps
+
+
 class EpisodeTracker:
     """Sums the raw reward of each environment to the true end of its episode."""
 
@@ -99,8 +109,7 @@ class RunDirectory:
         self._episodes = self._table("episodes.csv", ["steps", "seed", "return", "length"])
         self._evaluations = self._table(
             "evaluations.csv",
-            ["steps", "seed", "policy", "episodes", "return_mean", "return_median"]
-            + ["return_std_error", "length_mean"],
+            ["steps", "seed", "policy", *Evaluation._fields],
         )
         self._tensorboard = tensorboardX.SummaryWriter(str(path))
 
@@ -123,11 +132,11 @@ class RunDirectory:
         rows = ([steps, self._seed, e.episode_return, e.length] for e in episodes)
         csv.writer(self._episodes).writerows(rows)
 
-    def evaluation(self, steps: int, policy: str, result: Mapping[str, float | int]) -> None:
+    def evaluation(self, steps: int, policy: str, result: Evaluation) -> None:
         """One row of evaluations.csv."""
-        csv.writer(self._evaluations).writerow([steps, self._seed, policy, *result.values()])
+        csv.writer(self._evaluations).writerow([steps, self._seed, policy, *result])
         self._evaluations.flush()
-        self._tensorboard.add_scalar(f"evaluation/{policy}", result["return_mean"], steps)
+        self._tensorboard.add_scalar(f"evaluation/{policy}", result.return_mean, steps)
 
     def close(self) -> None:
         """Closes every file."""

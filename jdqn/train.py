@@ -27,7 +27,7 @@ class Result(NamedTuple):
     steps: int
     episodes: int
     mean_return: float | None  # of the last 100 training episodes
-    evaluation: evaluate.Evaluation | None  # at the last step
+    evaluation: metrics.Evaluation | None  # at the last step
     state: agent_lib.AgentState
 
 
@@ -106,7 +106,7 @@ class _Run:
         )
         self._started = self._logged_at = time.monotonic()
         self._steps = self._logged_steps = self._updates = 0
-        self._evaluated: tuple[int, evaluate.Evaluation] | None = None
+        self._evaluated: tuple[int, metrics.Evaluation] | None = None
 
     def _due(self, period_steps: int) -> bool:
         """Whether this tick is the first at or after a multiple of a period."""
@@ -155,7 +155,7 @@ class _Run:
         began = time.monotonic()
         result = self._evaluate(state.params, self._cfg.train.seed + evaluate.TRAINING_SEED_OFFSET)
         self._evaluated = self._steps, result
-        self._directory.evaluation(self._steps, "greedy", result._asdict())
+        self._directory.evaluation(self._steps, "greedy", result)
         self._progress.say(
             f"evaluation at {self._steps:,} steps: {result.episodes} full games, mean "
             f"{result.return_mean:.2f} ± {result.return_std_error:.2f}, median "
