@@ -4,6 +4,7 @@ K is an axis, never a loop: one torso, head kernels stored `[in, K, out]`, and t
 is ONE matmul `[B, in] × [in, K·out]`.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -29,17 +30,17 @@ def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
 
 
 class Conv(nn.Module):
-    """Unpadded convolution over `[B, H, W, C]` with a HWIO kernel, in one of two forms.
+    """Unpadded convolution over `[B, H, W, C]` with a HWIO kernel.
 
-    The parameters and the result are the same. XLA's CPU backend runs the library convolution's
-    gradient inside a scan as a naive loop, several times slower than the matmul form; on an
-    accelerator the library is the fast one.
+    On a CPU its gradient is taken by matmuls over patches (`conv_for_cpu`): XLA runs the library
+    convolution's gradient inside a scan as a naive loop there. Parameters and results are the
+    same in both forms.
     """
 
     features: int
     size: int
     stride: int
-    as_matmul: bool
+    for_cpu: bool
 
     @nn.compact
     def __call__(self, x: chex.Array, scale: float = 1.0) -> chex.Array:
@@ -50,12 +51,12 @@ class Conv(nn.Module):
         shape = (self.size, self.size, channels, self.features)
         kernel = self.param("kernel", init, shape) * scale  # smaller than scaling x
         bias = self.param("bias", init, (self.features,))
-        convolve = conv_as_matmul if self.as_matmul else conv_by_library
+        convolve = conv_for_cpu if self.for_cpu else conv_by_library
         return convolve(x, kernel, self.stride) + bias[None, None, None, :]
 
 
 def conv_by_library(x: chex.Array, kernel: chex.Array, stride: int) -> chex.Array:
-    """XLA's convolution of `[B, H, W, C]` with `[k, k, C, O]`, unpadded."""
+    """XLA's convolution of `[B, H, W, C]`, u8 or f32, with `[k, k, C, O]`, unpadded."""
     return jax.lax.conv_general_dilated(
         x.astype(jnp.float32),
         kernel,
@@ -65,56 +66,75 @@ def conv_by_library(x: chex.Array, kernel: chex.Array, stride: int) -> chex.Arra
     )
 
 
-def conv_as_matmul(x: chex.Array, kernel: chex.Array, stride: int) -> chex.Array:
-    """The same as space-to-depth, slices and one matmul; `stride` must divide `k`.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv_for_cpu(x: chex.Array, kernel: chex.Array, stride: int) -> chex.Array:
+    """The same: the library where no gradient is asked for, else patches and one matmul.
 
-    Patches are built in the dtype of `x` (a quarter of the traffic for u8) and cast once.
+    Patches are space-to-depth and slices, so `stride` must divide `k`.
+    """
+    return conv_by_library(x, kernel, stride)
+
+
+Residuals = tuple[chex.Array, chex.Array, chex.Array]
+
+
+def _conv_forward(x: chex.Array, kernel: chex.Array, stride: int) -> tuple[chex.Array, Residuals]:
+    patches = conv_patches(x, kernel.shape[0], stride)
+    y = patches @ _kernel_matrix(kernel, stride)
+    return y.reshape(*patches.shape[:3], -1), (x, kernel, patches)
+
+
+def _conv_backward(
+    stride: int, residuals: Residuals, dy: chex.Array
+) -> tuple[chex.Array | None, chex.Array]:
+    x, kernel, patches = residuals
+    rows = dy.reshape(-1, dy.shape[-1])
+    matrix, kernel_vjp = jax.vjp(lambda k: _kernel_matrix(k, stride), kernel)
+    # As (dYᵀ·X)ᵀ: XLA's CPU backend runs Xᵀ·dY slower, and without the barrier its simplifier
+    # turns the first into the second.
+    columns = patches.reshape(-1, patches.shape[-1])
+    (d_kernel,) = kernel_vjp(jax.lax.optimization_barrier(rows.T @ columns).T)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return None, d_kernel
+    _, patches_vjp = jax.vjp(lambda x: conv_patches(x, kernel.shape[0], stride), x)
+    (d_x,) = patches_vjp((rows @ matrix.T).reshape(patches.shape))
+    return d_x, d_kernel
+
+
+conv_for_cpu.defvjp(_conv_forward, _conv_backward)
+
+
+def conv_patches(x: chex.Array, size: int, stride: int) -> chex.Array:
+    """What each output of a convolution sees: `[B, H, W, C]` to `[B, H', W', k·k·C]` f32.
+
+    Built in the dtype of `x` (a quarter of the traffic for u8) and cast once.
     """
     batch, height, width, channels = x.shape
-    size, _, _, features = kernel.shape
     if size % stride:
         raise ValueError(f"stride {stride} does not divide the kernel size {size}")
-    out_h, out_w, reach = (
-        (height - size) // stride + 1,
-        (width - size) // stride + 1,
-        size // stride,
-    )
-    if stride > 1:
+    reach = size // stride
+    out_h, out_w = (height - size) // stride + 1, (width - size) // stride + 1
+    if stride > 1:  # space to depth
         rows, columns = out_h + reach - 1, out_w + reach - 1
         x = x[:, : rows * stride, : columns * stride]
-        x = x.reshape(batch, rows, stride, columns, stride, channels)
-        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows, columns, -1)
+        packed = x.dtype == jnp.uint8 and channels == 4
+        if packed:  # four channels move as one word
+            x = jax.lax.bitcast_convert_type(x, jnp.uint32)[..., None]
+        x = x.reshape(batch, rows, stride, columns, stride, -1).transpose(0, 1, 3, 2, 4, 5)
+        if packed:
+            # Without the barrier XLA would transpose once for each slice below.
+            x = jax.lax.bitcast_convert_type(jax.lax.optimization_barrier(x), jnp.uint8)
+        x = x.reshape(batch, rows, columns, -1)
     slices = [x[:, i : i + out_h, j : j + out_w] for i in range(reach) for j in range(reach)]
-    patches = jnp.concatenate(slices, axis=-1).reshape(batch * out_h * out_w, -1)
-    weights = kernel.reshape(reach, stride, reach, stride, channels, features)
-    weights = weights.transpose(0, 2, 1, 3, 4, 5).reshape(-1, features)
-    return matmul(patches.astype(jnp.float32), weights).reshape(batch, out_h, out_w, features)
+    return jnp.concatenate(slices, axis=-1).astype(jnp.float32)
 
 
-@jax.custom_vjp
-def matmul(x: chex.Array, w: chex.Array) -> chex.Array:
-    """`x @ w` for a tall `x`, whose weight gradient is computed as (dYᵀ·X)ᵀ.
-
-    XLA's CPU backend runs Xᵀ·dY four times slower than dYᵀ·X; without the barrier its simplifier
-    turns the second back into the first.
-    """
-    return x @ w
-
-
-def _matmul_forward(
-    x: chex.Array, w: chex.Array
-) -> tuple[chex.Array, tuple[chex.Array, chex.Array]]:
-    return x @ w, (x, w)
-
-
-def _matmul_backward(
-    residuals: tuple[chex.Array, chex.Array], dy: chex.Array
-) -> tuple[chex.Array, chex.Array]:
-    x, w = residuals
-    return dy @ w.T, jax.lax.optimization_barrier(dy.T @ x).T
-
-
-matmul.defvjp(_matmul_forward, _matmul_backward)
+def _kernel_matrix(kernel: chex.Array, stride: int) -> chex.Array:
+    """A HWIO kernel as the matrix that multiplies `conv_patches`, `[k·k·C, O]`."""
+    size, _, channels, features = kernel.shape
+    reach = size // stride
+    blocks = kernel.reshape(reach, stride, reach, stride, channels, features)
+    return blocks.transpose(0, 2, 1, 3, 4, 5).reshape(-1, features)
 
 
 class HeadDense(nn.Module):
@@ -147,14 +167,14 @@ class NatureTorso(nn.Module):
     """The three convolutions of Mnih et al. 2015: `[B, H, W, C]` to `[B, features]`."""
 
     scale: float
-    as_matmul: bool
+    for_cpu: bool
 
     @nn.compact
     def __call__(self, x: chex.Array) -> chex.Array:
         """Applies the torso to u8 or f32 images."""
-        x = nn.relu(Conv(32, 8, 4, self.as_matmul)(x, self.scale))
-        x = nn.relu(Conv(64, 4, 2, self.as_matmul)(x))
-        x = nn.relu(Conv(64, 3, 1, self.as_matmul)(x))
+        x = nn.relu(Conv(32, 8, 4, self.for_cpu)(x, self.scale))
+        x = nn.relu(Conv(64, 4, 2, self.for_cpu)(x))
+        x = nn.relu(Conv(64, 3, 1, self.for_cpu)(x))
         return x.reshape(x.shape[0], -1)
 
 
@@ -181,7 +201,7 @@ class QNetwork(nn.Module):
     hidden: Sequence[int]
     heads: int
     scale: float
-    as_matmul: bool
+    for_cpu: bool
 
     @nn.compact
     def __call__(self, obs: chex.Array) -> QOutput:
@@ -194,7 +214,7 @@ class QNetwork(nn.Module):
           `q` of shape `[B, K, A]` f32.
         """
         if self.torso == "nature":
-            x = NatureTorso(self.scale, self.as_matmul)(stack_to_channels(obs))
+            x = NatureTorso(self.scale, self.for_cpu)(stack_to_channels(obs))
         else:
             x = obs.reshape(obs.shape[0], -1).astype(jnp.float32) * self.scale
             x = MlpTorso(self.torso_hidden)(x) if self.torso == "mlp" else x
@@ -209,10 +229,17 @@ class QNetwork(nn.Module):
 def stack_to_channels(obs: chex.Array) -> chex.Array:
     """`[B, S, H, W]` to `[B, H, W, S]`, `[B, S, H, W, C]` to `[B, H, W, S·C]`."""
     chex.assert_rank(obs, {4, 5})
-    if obs.ndim == 4:
+    if obs.ndim == 5:
+        moved = jnp.moveaxis(obs, 1, -2)
+        return moved.reshape(*moved.shape[:3], -1)
+    if obs.dtype != jnp.uint8 or obs.shape[1] != 4:
         return jnp.moveaxis(obs, 1, -1)
-    moved = jnp.moveaxis(obs, 1, -2)
-    return moved.reshape(*moved.shape[:3], -1)
+    # Four frames are shifted into one word, which vectorises where a transposition of bytes does
+    # not; the barrier keeps XLA from doing it again for each use.
+    words = functools.reduce(
+        jnp.bitwise_or, [obs[:, i].astype(jnp.uint32) << (8 * i) for i in range(4)]
+    )
+    return jax.lax.optimization_barrier(jax.lax.bitcast_convert_type(words, jnp.uint8))
 
 
 def make_network(config: Config, spec: EnvSpec) -> QNetwork:
@@ -228,5 +255,5 @@ def make_network(config: Config, spec: EnvSpec) -> QNetwork:
         hidden=tuple(fields.hidden),
         heads=fields.heads,
         scale=spec.scale,
-        as_matmul=jax.default_backend() == "cpu",
+        for_cpu=jax.default_backend() == "cpu",
     )

@@ -13,8 +13,8 @@ from jdqn.records import EnvSpec
 IMAGE = EnvSpec((84, 84), np.dtype(np.uint8), 4, 6, 1 / 255)
 
 
-def network(heads=1, torso="mlp", hidden=(8,), as_matmul=True, num_actions=3, scale=1.0):
-    return networks.QNetwork(num_actions, torso, (8,), hidden, heads, scale, as_matmul)
+def network(heads=1, torso="mlp", hidden=(8,), for_cpu=True, num_actions=3, scale=1.0):
+    return networks.QNetwork(num_actions, torso, (8,), hidden, heads, scale, for_cpu)
 
 
 @pytest.mark.parametrize(("size", "stride", "height"), [(8, 4, 84), (4, 2, 21), (3, 1, 9)])
@@ -29,7 +29,7 @@ def test_both_convolutions_agree_in_value_and_gradient(rng, size, stride, height
 
         return jax.jit(jax.value_and_grad(f, argnums=(0, 1), has_aux=True))(x, kernel)
 
-    (_, y), gradients = summed(networks.conv_as_matmul)
+    (_, y), gradients = summed(networks.conv_for_cpu)
     (_, want), want_gradients = summed(networks.conv_by_library)
     chex.assert_trees_all_close(y, want, rtol=1e-4, atol=1e-4)
     chex.assert_trees_all_close(gradients, want_gradients, rtol=1e-3, atol=1e-3)
@@ -37,9 +37,9 @@ def test_both_convolutions_agree_in_value_and_gradient(rng, size, stride, height
 
 def test_nature_network_is_the_same_in_both_forms(rng):
     obs = jnp.asarray(rng.integers(0, 256, (2, 4, 84, 84)), jnp.uint8)
-    by_matmul = network(torso="nature", scale=1 / 255)
-    by_library = network(torso="nature", scale=1 / 255, as_matmul=False)
-    params = by_matmul.init(jax.random.key(0), obs)
+    by_patches = network(torso="nature", scale=1 / 255)
+    by_library = network(torso="nature", scale=1 / 255, for_cpu=False)
+    params = by_patches.init(jax.random.key(0), obs)
     chex.assert_trees_all_equal_shapes(params, by_library.init(jax.random.key(0), obs))
 
     def loss(net):
@@ -48,7 +48,7 @@ def test_nature_network_is_the_same_in_both_forms(rng):
 
         return jax.jit(jax.value_and_grad(f))(params)
 
-    chex.assert_trees_all_close(loss(by_matmul), loss(by_library), rtol=1e-3, atol=1e-5)
+    chex.assert_trees_all_close(loss(by_patches), loss(by_library), rtol=1e-3, atol=1e-5)
 
 
 def test_nature_network_has_the_papers_shapes():
@@ -65,13 +65,24 @@ def test_nature_network_has_the_papers_shapes():
     assert shapes["HeadDense_1/kernel"] == (512, 1, 6)
 
 
-def test_stack_becomes_channels(rng):
-    obs = rng.integers(0, 256, (2, 4, 5, 6))
+@pytest.mark.parametrize(("stack", "dtype"), [(4, np.uint8), (3, np.uint8), (4, np.float32)])
+def test_stack_becomes_channels(rng, stack, dtype):
+    obs = rng.integers(0, 256, (2, stack, 5, 6)).astype(dtype)
     moved = networks.stack_to_channels(jnp.asarray(obs))
-    assert moved.shape == (2, 5, 6, 4)
-    np.testing.assert_array_equal(moved[1, 2, 3], obs[1, :, 2, 3])
+    np.testing.assert_array_equal(moved, np.moveaxis(obs, 1, -1))
     coloured = networks.stack_to_channels(jnp.asarray(obs[..., None].repeat(3, -1)))
-    assert coloured.shape == (2, 5, 6, 12)
+    np.testing.assert_array_equal(coloured, np.moveaxis(obs, 1, -1).repeat(3, -1))
+
+
+@pytest.mark.parametrize("channels", [4, 3])
+def test_patches_are_what_each_output_sees(rng, channels):
+    """One kernel that picks out one pixel of the window, for every pixel."""
+    x = rng.integers(0, 256, (2, 12, 12, channels)).astype(np.uint8)
+    identity = jnp.eye(4 * 4 * channels).reshape(4, 4, channels, -1)
+    want = networks.conv_by_library(jnp.asarray(x), identity, 2)
+    patches = networks.conv_patches(jnp.asarray(x), 4, 2)
+    got = patches @ networks._kernel_matrix(identity, 2)
+    np.testing.assert_array_equal(got, want)
 
 
 def test_pixels_are_scaled_once():
@@ -143,4 +154,4 @@ def test_auto_torso_follows_the_observation():
 
 def test_a_stride_that_does_not_divide_the_kernel_is_refused():
     with pytest.raises(ValueError, match="stride 2 does not divide"):
-        networks.conv_as_matmul(jnp.zeros((1, 9, 9, 1)), jnp.zeros((3, 3, 1, 1)), 2)
+        networks.conv_patches(jnp.zeros((1, 9, 9, 1)), 3, 2)
