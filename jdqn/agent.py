@@ -116,35 +116,32 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
     def q_heads(params: chex.ArrayTree, obs: chex.Array) -> chex.Array:
         return forward(params, obs).q
 
-    def act_with(
-        params: chex.ArrayTree,
-        actor: ActorState,
-        timestep: Timestep,
-        tick: chex.Numeric,
-        epsilon: chex.Numeric,
-    ) -> tuple[chex.Array, ActorState]:
-        head_key, action_key = jax.random.split(jax.random.fold_in(actor.key, tick))
-        first = timestep.first
-        head = exploration.redraw_heads(head_key, actor.head, first, num_heads)
+    def see(actor: ActorState, timestep: Timestep) -> chex.Array:
+        """The stack after the newest frame; an episode's first frame fills it."""
         newest = timestep.frame[:, None]
         # Concatenated: a shifted write into itself is miscompiled on some CPUs.
         rolled = jnp.concatenate([actor.stack[:, 1:], newest], axis=1)
-        is_first = first.reshape(-1, *[1] * (rolled.ndim - 1))
-        stack = jnp.where(is_first, jnp.broadcast_to(newest, rolled.shape), rolled)
-        q = q_heads(params, stack)
-        q = jnp.take_along_axis(q, head[:, None, None], axis=1)[:, 0]
-        action = exploration.epsilon_greedy(action_key, q, epsilon)
-        return action, actor.replace(stack=stack, head=head)
+        first = timestep.first.reshape(-1, *[1] * (rolled.ndim - 1))
+        return jnp.where(first, jnp.broadcast_to(newest, rolled.shape), rolled)
 
     def act(
         params: chex.ArrayTree, actor: ActorState, timestep: Timestep, tick: chex.Numeric
     ) -> tuple[chex.Array, ActorState]:
-        return act_with(params, actor, timestep, tick, training_epsilon(config, tick))
+        head_key, action_key = jax.random.split(jax.random.fold_in(actor.key, tick))
+        head = exploration.redraw_heads(head_key, actor.head, timestep.first, num_heads)
+        stack = see(actor, timestep)
+        q = jnp.take_along_axis(q_heads(params, stack), head[:, None, None], axis=1)[:, 0]
+        action = exploration.epsilon_greedy(action_key, q, training_epsilon(config, tick))
+        return action, actor.replace(stack=stack, head=head)
 
     def act_greedily(
         params: chex.ArrayTree, actor: ActorState, timestep: Timestep, tick: chex.Numeric
     ) -> tuple[chex.Array, ActorState]:
-        return act_with(params, actor, timestep, tick, fields.epsilon_eval)
+        vote_key, action_key = jax.random.split(jax.random.fold_in(actor.key, tick))
+        stack = see(actor, timestep)
+        votes = exploration.vote(vote_key, q_heads(params, stack))
+        action = exploration.epsilon_greedy(action_key, votes, fields.epsilon_eval)
+        return action, actor.replace(stack=stack)
 
     def loss(
         params: chex.ArrayTree, target_params: chex.ArrayTree, batch: Batch

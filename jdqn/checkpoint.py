@@ -50,7 +50,7 @@ def restore(run_dir: pathlib.Path, like: chex.ArrayTree) -> tuple[int, chex.Arra
         steps = manager.latest_step()
         if steps is None:
             raise ConfigError(f"{run_dir} has no finished checkpoint yet")
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _storable(like))
+        abstract = jax.eval_shape(_storable, like)
         plain = manager.restore(steps, args=ocp.args.StandardRestore(abstract))
 
     def keyed(leaf: chex.Array, original: chex.Array) -> chex.Array:

@@ -7,6 +7,7 @@ the algorithm is, a preset says what the environment needs. Defaults live in
 
 import argparse
 import difflib
+import math
 import pathlib
 import re
 import sys
@@ -23,7 +24,12 @@ Layer = dict[str, dict[str, Any]]
 # TOML has no null.
 _none = pydantic.BeforeValidator(lambda value: None if value == "none" else value)
 Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
+Width = Annotated[int, Field(gt=0, le=65_536)]
+# Steps are counted in int32 on the device.
+PositiveSteps = Annotated[int, Field(gt=0, le=2_000_000_000)]
+Steps = Annotated[int, Field(ge=0, le=2_000_000_000)]
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Widths = Annotated[tuple[Width, ...], Field(strict=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -35,7 +41,11 @@ class ConfigError(ValueError):
 
 class _Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+        strict=True,
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
 
 
@@ -44,7 +54,7 @@ class Env(_Section):
 
     name: str
     """an Atari game (Breakout) or a Gymnasium id with discrete actions (CartPole-v1)"""
-    num_envs: Positive
+    num_envs: Width
     """environments stepped together"""
     num_threads: Count
     """emulator threads; 0: as many as cores, at most one per environment"""
@@ -62,7 +72,7 @@ class Env(_Section):
     """Atari: press FIRE at the start of an episode, where the game has it"""
     life_loss_terminates: bool
     """Atari: a lost life ends the bootstrap; the episode and its score go on"""
-    max_episode_steps: Positive
+    max_episode_steps: PositiveSteps
     """Atari: agent steps after which a game is truncated"""
 
 
@@ -71,9 +81,9 @@ class Network(_Section):
 
     torso: Literal["auto", "nature", "mlp", "none"]
     """what the heads share; auto: nature for images, mlp else; none: heads share nothing"""
-    torso_hidden: list[Positive]
+    torso_hidden: Widths
     """widths of the mlp torso"""
-    hidden: list[Positive]
+    hidden: Widths
     """hidden widths of each head"""
     heads: Annotated[int, Field(gt=0, le=1024)]
     """K, bootstrap heads"""
@@ -96,7 +106,7 @@ class Replay(_Section):
     """β at the start"""
     importance_exponent_final: Probability
     """β at the end"""
-    importance_anneal_steps: Count
+    importance_anneal_steps: Steps
     """agent steps from the first β to the final; 0: the whole run"""
     mask_probability: Annotated[float, Field(gt=0, le=1)]
     """probability that a transition is shown to a head"""
@@ -132,13 +142,13 @@ class Agent(_Section):
     """of the TD error; huber has δ = 1"""
     reward_clip: NonNegative
     """rewards are clipped to ± this when drawn; 0: off"""
-    target_period_steps: Positive
+    target_period_steps: PositiveSteps
     """agent steps between copies of the online parameters to the target"""
     epsilon_start: Probability
     """exploration until learning starts"""
     epsilon_end: Probability
     """exploration after the decay"""
-    epsilon_decay_steps: Count
+    epsilon_decay_steps: Steps
     """agent steps of the decay, from the start of learning"""
     epsilon_eval: Probability
     """exploration in evaluation"""
@@ -147,23 +157,23 @@ class Agent(_Section):
 class Train(_Section):
     """The run."""
 
-    steps: Positive
+    steps: PositiveSteps
     """agent steps over all environments (Atari: 4 frames each)"""
-    learning_starts_steps: Count
+    learning_starts_steps: Steps
     """agent steps before the first update"""
-    update_period_steps: Positive
+    update_period_steps: PositiveSteps
     """agent steps per update"""
     seed: Annotated[int, Field(ge=0, lt=2**31 - 20_000)]
     """of everything random"""
     stop_return: Annotated[float | None, _none]
     """stop when the mean return of the last 100 episodes reaches it; "none": never"""
-    log_period_steps: Positive
+    log_period_steps: PositiveSteps
     """agent steps between log events"""
-    eval_period_steps: Count
+    eval_period_steps: Steps
     """agent steps between evaluations; 0: only at the end"""
     eval_episodes: Count
     """full episodes of an evaluation; 0: never evaluate"""
-    checkpoint_period_steps: Count
+    checkpoint_period_steps: Steps
     """agent steps between checkpoints; 0: only at the end"""
     checkpoint_keep: Positive
     """checkpoints kept, the newest"""
@@ -189,25 +199,21 @@ class Config(_Section):
             )
         period = train.update_period_steps
         if env.num_envs % period and period % env.num_envs:
-            fitting = [
-                n
-                for n in range(1, 2 * max(env.num_envs, period) + 1)
-                if n % period == 0 or period % n == 0
-            ]
-            below = max(n for n in fitting if n < env.num_envs)
-            above = min(n for n in fitting if n > env.num_envs)
+            divisors = [n for n in range(1, math.isqrt(period) + 1) if period % n == 0]
+            multiple = env.num_envs // period * period
+            fitting = {*divisors, *(period // n for n in divisors), multiple, multiple + period}
             raise ConfigError(
                 f"env.num_envs = {env.num_envs}: must be a multiple of "
-                f"train.update_period_steps = {period} or divide it; the nearest are "
-                f"{below} and {above}"
+                f"train.update_period_steps = {period} or divide it; "
+                f"{_nearest(env.num_envs, fitting)}"
             )
         target = self.agent.target_period_steps
         if target % period:
-            below, above = target // period * period, -(-target // period) * period
-            nearest = f"{below} and {above}" if below else str(above)
+            multiple = target // period * period
             raise ConfigError(
                 f"agent.target_period_steps = {target}: must be a multiple of "
-                f"train.update_period_steps = {period}; the nearest are {nearest}"
+                f"train.update_period_steps = {period}; "
+                f"{_nearest(target, {multiple, multiple + period})}"
             )
         rows = replay.n_step + env.frame_stack
         if train.learning_starts_steps < env.num_envs * rows:
@@ -226,6 +232,14 @@ class Config(_Section):
     def sections(self) -> dict[str, _Section]:
         """The sections by name, in order."""
         return {name: getattr(self, name) for name in type(self).model_fields}
+
+
+def _nearest(value: int, accepted: Iterable[int]) -> str:
+    """The accepted values above 0 next to a value, in words."""
+    positive = [n for n in accepted if n > 0]
+    below, above = [n for n in positive if n < value], [n for n in positive if n > value]
+    near = [str(n) for n in (*sorted(below)[-1:], *sorted(above)[:1])]
+    return f"the nearest {'is' if len(near) == 1 else 'are'} {' and '.join(near)}"
 
 
 def config_dir() -> pathlib.Path:
@@ -271,19 +285,27 @@ def load_config(
     overrides = dict(overrides or {})
     user = _read(pathlib.Path(file)) if file is not None else {}
     user.pop("versions", None)  # what a run's config.toml records beside the configuration
-    env = env or overrides.get("env.name") or user.get("env", {}).get("name") or "Breakout"
-    agent = agent or overrides.get("agent.name") or user.get("agent", {}).get("name") or "dqn"
-    preset = preset or default_preset(str(env))
-    layers = [_read_named("agents", "dqn"), _read_named("agents", str(agent))]
+    for section, fields in user.items():
+        if not isinstance(fields, dict):
+            raise ConfigError(f"{section} = {fields!r}: expected a section [{section}]")
+
+    def name_of(section: str, given: str | None, default: str) -> str:
+        """A name given as an argument or as an override, else in the file."""
+        override = overrides.pop(f"{section}.name", given)
+        if given is not None and override != given:
+            raise ConfigError(f"--{section} {given} and --{section}.name {override} differ")
+        chosen = user.get(section, {}).get("name", default) if override is None else override
+        return str(chosen)
+
+    env, agent = name_of("env", env, "Breakout"), name_of("agent", agent, "dqn")
+    preset = default_preset(env) if preset is None else preset
+    layers = [_read_named("agents", "dqn"), _read_named("agents", agent)]
     if preset is not None:
         layers.append(_read_named("presets", preset))
-    layers.append(user)
-    layers.append({"env": {"name": env}, "agent": {"name": agent}})
+    layers += [user, {"env": {"name": env}, "agent": {"name": agent}}]
     merged: Layer = {}
     for layer in layers:
         for section, fields in layer.items():
-            if not isinstance(fields, dict):
-                raise ConfigError(f"{section} = {fields!r}: expected a section [{section}]")
             merged.setdefault(section, {}).update(fields)
     for dotted, value in overrides.items():
         section, _, field = dotted.partition(".")
@@ -336,7 +358,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Prints the sentence and exits."""
-        print(f"error: {message}", file=sys.stderr)  # noqa: T201
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2)
 
 
@@ -375,11 +397,11 @@ def from_options(arguments: argparse.Namespace, **shortcuts: str | None) -> Conf
         agent=arguments.agent,
         preset=arguments.preset,
         file=arguments.config,
-        overrides={k: _parse_value(v) for k, v in given.items() if v is not None},
+        overrides={k: parse_value(v) for k, v in given.items() if v is not None},
     )
 
 
-def _parse_value(text: str) -> Any:
+def parse_value(text: str) -> Any:
     """A command-line value, written as in TOML; a bare word is a string, `128,128` a list."""
     for candidate in (text, f"[{text}]" if "," in text else text):
         try:
@@ -428,5 +450,7 @@ def _sentence(error: Any) -> str:
         section = Config.model_fields[location[0]].annotation
         known = [f"{location[0]}.{field}" for field in getattr(section, "model_fields", {})]
         return f'unknown field "{dotted}"{suggest(dotted, known)}'
+    if error["type"] == "tuple_type":
+        return f"{dotted} = {error['input']!r}: must be a list such as 128,128"
     message = error["msg"][0].lower() + error["msg"][1:]
     return f"{dotted} = {error['input']!r}: {message.replace('input should be', 'must be')}"

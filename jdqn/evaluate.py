@@ -11,7 +11,7 @@ import numpy as np
 
 from jdqn import checkpoint, envs
 from jdqn.agent import Agent, make_agent
-from jdqn.config import Config, ConfigError, Parser, load_config, with_overrides
+from jdqn.config import Config, ConfigError, Parser, load_config, parse_value, with_overrides
 from jdqn.metrics import EpisodeTracker, Evaluation
 from jdqn.replay import make_replay
 
@@ -104,9 +104,9 @@ def main(argv: list[str] | None = None) -> None:
         "--epsilon", metavar="VALUE", help="exploration (default: the run's agent.epsilon_eval)"
     )
     arguments = parser.parse(argv)
-    overrides = {"train__eval_episodes": arguments.episodes}
+    overrides = {"train__eval_episodes": parse_value(arguments.episodes)}
     if arguments.epsilon is not None:
-        overrides["agent__epsilon_eval"] = arguments.epsilon
+        overrides["agent__epsilon_eval"] = parse_value(arguments.epsilon)
     try:
         config, agent, steps, state = load_run(pathlib.Path(arguments.run), **overrides)
         if not config.train.eval_episodes:

@@ -1,4 +1,4 @@
-"""Epsilon schedule, epsilon-greedy actions, one head per episode."""
+"""Epsilon schedule, epsilon-greedy actions, one head per episode, the vote of all heads."""
 
 import chex
 import jax
@@ -25,12 +25,27 @@ def epsilon(
     return start + jnp.clip(fraction, 0.0, 1.0) * (end - start)
 
 
+def vote(key: chex.PRNGKey, q: chex.Array) -> chex.Array:
+    """How many heads find each action best, ties broken at random (Osband et al. 2016, 6.1).
+
+    Args:
+      key: typed PRNG key, consumed.
+      q: `[E, K, A]` f32.
+
+    Returns:
+      `[E, A]` f32: votes plus a random fraction below 1.
+    """
+    chex.assert_rank(q, 3)
+    votes = jax.nn.one_hot(jnp.argmax(q, axis=-1), q.shape[-1]).sum(axis=1)
+    return votes + jax.random.uniform(key, votes.shape, maxval=0.5)
+
+
 def epsilon_greedy(key: chex.PRNGKey, q: chex.Array, epsilon: chex.Numeric) -> chex.Array:
     """Epsilon-greedy actions.
 
     Args:
       key: typed PRNG key, consumed.
-      q: `[E, A]` f32.
+      q: `[E, A]` f32, or any other score.
       epsilon: probability of a uniformly random action, scalar.
 
     Returns:

@@ -4,6 +4,7 @@ import collections
 import csv
 import importlib.metadata
 import json
+import math
 import pathlib
 import platform
 import subprocess
@@ -120,7 +121,8 @@ class RunDirectory:
 
     def log(self, steps: int, values: Mapping[str, float | int | None]) -> None:
         """One line of metrics.jsonl, and the same on TensorBoard."""
-        self._metrics.write(json.dumps({"steps": steps, **values}) + "\n")
+        finite = {k: v if v is None or math.isfinite(v) else None for k, v in values.items()}
+        self._metrics.write(json.dumps({"steps": steps, **finite}) + "\n")
         for name, value in values.items():
             if value is not None:
                 self._tensorboard.add_scalar(name, value, steps)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jdqn.config import Config
+from jdqn.config import Config, ConfigError
 from jdqn.records import EnvSpec, QOutput
 
 
@@ -248,6 +248,11 @@ def make_network(config: Config, spec: EnvSpec) -> QNetwork:
     torso = fields.torso
     if torso == "auto":
         torso = "nature" if len(spec.frame_shape) >= 2 else "mlp"
+    if torso == "nature" and (len(spec.frame_shape) < 2 or min(spec.frame_shape[:2]) < 36):
+        raise ConfigError(
+            f"network.torso = {fields.torso!r}: the nature torso needs images of at least 36 × 36 "
+            f"pixels, channels last; this environment gives {spec.frame_shape}"
+        )
     return QNetwork(
         num_actions=spec.num_actions,
         torso=torso,

@@ -162,7 +162,8 @@ def make_replay(config: Config, spec: EnvSpec) -> Replay:
     def update(state: ReplayState, batch: Batch, priority: chex.Array) -> ReplayState:
         if not alpha:
             return state
-        priority = priority + priority_epsilon
+        # A weight of 0: nothing was drawable, the row drawn is closed and stays so.
+        priority = jnp.where(batch.weight > 0, priority + priority_epsilon, 0.0)
         leaves = priorities.set_leaves(state.priorities, batch.row, batch.env, leaf_of(priority))
         largest = jnp.minimum(jnp.max(priority), MAX_PRIORITY)
         return state.replace(

@@ -29,6 +29,7 @@ class Result(NamedTuple):
     mean_return: float | None  # of the last 100 training episodes
     evaluation: metrics.Evaluation | None  # at the last step
     state: agent_lib.AgentState
+    stopped_by: int  # the signal that ended the run early; 0: none
 
 
 def train(
@@ -54,21 +55,23 @@ def train(
     """
     path = pathlib.Path(run_dir) if run_dir else default_run_dir(cfg)
     metrics.check_run_dir(path)
-    env = make_env(cfg)
-    memory = replay.make_replay(cfg, env.spec)
-    check_memory(memory.num_bytes)
-    agent = agent_lib.make_agent(cfg, env.spec, memory)
-    agent_key, replay_key = jax.random.split(jax.random.key(cfg.train.seed))
-    state, actor = jax.jit(agent.init)(agent_key)
-    replay_state = jax.jit(memory.init)(replay_key)
-    run = _Run(cfg, path, evaluate.make_evaluator(cfg, agent, make_env), memory, command)
+    with contextlib.ExitStack() as stack:
+        stopped = stack.enter_context(_stop_signals())
+        env = stack.enter_context(contextlib.closing(make_env(cfg)))
+        memory = replay.make_replay(cfg, env.spec)
+        check_memory(cfg, memory)
+        agent = agent_lib.make_agent(cfg, env.spec, memory)
+        agent_key, replay_key = jax.random.split(jax.random.key(cfg.train.seed))
+        state, actor = jax.jit(agent.init)(agent_key)
+        replay_state = jax.jit(memory.init)(replay_key)
+        evaluator = evaluate.make_evaluator(cfg, agent, make_env)
+        run = stack.enter_context(contextlib.closing(_Run(cfg, path, evaluator, memory, command)))
 
-    act = jax.jit(agent.act, donate_argnums=1)
-    add = jax.jit(memory.add, donate_argnums=0)
-    learn = jax.jit(agent.learn, donate_argnums=(0, 1))
-    learned: dict[str, jax.Array] = {}
-    timestep = env.reset()
-    with contextlib.closing(env), contextlib.closing(run), _stop_signals() as stopped:
+        act = jax.jit(agent.act, donate_argnums=1)
+        add = jax.jit(memory.add, donate_argnums=0)
+        learn = jax.jit(agent.learn, donate_argnums=(0, 1))
+        learned: dict[str, jax.Array] = {}
+        timestep = env.reset()
         for tick in range(math.ceil(cfg.train.steps / cfg.env.num_envs)):
             on_device = jax.device_put(timestep)
             action, actor = act(state.params, actor, on_device, tick)
@@ -80,7 +83,7 @@ def train(
             timestep = env.recv()
             if done or stopped:
                 break
-        return run.finish(state, learned, interrupted=bool(stopped))
+        return run.finish(state, learned, stopped_by=stopped[0] if stopped else 0)
 
 
 class _Run:
@@ -155,7 +158,7 @@ class _Run:
         began = time.monotonic()
         result = self._evaluate(state.params, self._cfg.train.seed + evaluate.TRAINING_SEED_OFFSET)
         self._evaluated = self._steps, result
-        self._directory.evaluation(self._steps, "greedy", result)
+        self._directory.evaluation(self._steps, "vote", result)
         self._progress.say(
             f"evaluation at {self._steps:,} steps: {result.episodes} full games, mean "
             f"{result.return_mean:.2f} ± {result.return_std_error:.2f}, median "
@@ -167,17 +170,17 @@ class _Run:
         keep = self._cfg.train.checkpoint_keep
         checkpoint.save(self._directory.path, self._steps, state, keep=keep)
 
-    def finish(self, state: Any, learned: Any, *, interrupted: bool) -> Result:
+    def finish(self, state: Any, learned: Any, *, stopped_by: int) -> Result:
         """The last log event, evaluation and checkpoint."""
         seconds = time.monotonic() - self._started
         if self._logged_steps < self._steps:
             self._log(learned)
-        wants_evaluation = self._cfg.train.eval_episodes > 0 and not interrupted
+        self._checkpoint(state)
+        wants_evaluation = self._cfg.train.eval_episodes > 0 and not stopped_by
         if wants_evaluation and (self._evaluated or (0,))[0] != self._steps:
             self._run_evaluation(state)
-        self._checkpoint(state)
         mean, path = self._tracker.mean_return, self._directory.path
-        if interrupted:
+        if stopped_by:
             self._progress.say(
                 f"stopped at {self._steps:,} steps; parameters saved, see how they play: "
                 f"python -m jdqn.evaluate {path}"
@@ -188,7 +191,9 @@ class _Run:
                 f"{self._steps:,} steps in {seconds:,.0f} s"
             )
         result = self._evaluated[1] if self._evaluated else None
-        return Result(path, self._steps, self._tracker.num_episodes, mean, result, state)
+        return Result(
+            path, self._steps, self._tracker.num_episodes, mean, result, state, stopped_by
+        )
 
     def close(self) -> None:
         """Closes the files and the progress bar."""
@@ -217,7 +222,7 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def check_memory(num_bytes: int) -> None:
+def check_memory(cfg: Config, memory: replay.Replay) -> None:
     """Raises ConfigError where the replay cannot fit on the device."""
     device = jax.devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None
@@ -225,10 +230,10 @@ def check_memory(num_bytes: int) -> None:
         available = stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     else:
         available = psutil.virtual_memory().available
-    if num_bytes > available:
+    if memory.num_bytes > available:
         raise ConfigError(
-            f"replay.capacity: the replay needs {num_bytes:,} bytes, {available:,} are available "
-            f"on {device.device_kind}; lower replay.capacity"
+            f"replay.capacity = {cfg.replay.capacity}: needs {memory.num_bytes:,} bytes, "
+            f"{available:,} are available on {device.device_kind}"
         )
 
 
@@ -262,9 +267,11 @@ def main(argv: list[str] | None = None) -> None:
         cfg = config.from_options(
             arguments, **{k: v for k, v in shortcuts.items() if v is not None}
         )
-        train(cfg, run_dir=arguments.run_dir, command=command)
+        result = train(cfg, run_dir=arguments.run_dir, command=command)
     except ConfigError as error:
         parser.error(str(error))
+    if result.stopped_by:
+        raise SystemExit(128 + result.stopped_by)
 
 
 if __name__ == "__main__":

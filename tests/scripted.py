@@ -51,3 +51,15 @@ class ScriptedEnv:
     def _frame(self):
         columns = [np.arange(self._num_envs), self._episode, self._step]
         return np.stack(columns, axis=1).astype(np.float32)
+
+
+def maker(episodes, kind=ScriptedEnv):
+    """A `make_env` of scripted environments; `made` keeps `(seed, environment)` of each call."""
+
+    def make_env(config, *, num_envs=None, seed=None):
+        env = kind(episodes, num_envs or config.env.num_envs, frame_stack=config.env.frame_stack)
+        make_env.made.append((config.train.seed if seed is None else seed, env))
+        return env
+
+    make_env.made = []
+    return make_env

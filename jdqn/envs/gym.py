@@ -56,7 +56,9 @@ class GymEnv:
         if isinstance(space, spaces.Discrete):
             self._classes, self._offset = int(space.n), int(space.start)
             shape, dtype, scale = (self._classes,), np.dtype(np.uint8), 1.0
-        elif isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) >= 2:
+        elif (
+            isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
+        ):
             shape, dtype, scale = space.shape, np.dtype(np.uint8), 1.0 / 255.0
         elif isinstance(space, spaces.Box) and len(space.shape) == 1:
             shape, dtype, scale = space.shape, np.dtype(np.float32), 1.0

@@ -1,0 +1,258 @@
+"""Speed of each stage and of the whole loop, the floor beside it: `python -m jdqn.bench`."""
+
+import contextlib
+import csv
+import io
+import itertools
+import json
+import pathlib
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdqn import agent as agent_lib
+from jdqn import config, envs, networks, replay, train
+from jdqn.config import Config, ConfigError
+from jdqn.records import EnvSpec
+
+
+class Row(NamedTuple):
+    """One measured figure."""
+
+    stage: str
+    value: float
+    unit: str
+    note: str = ""
+
+
+def median_ms(call: Callable[[int], Any], calls: int) -> float:
+    """Median time of `call(i)` in milliseconds, its result waited for, after one warm-up."""
+    jax.block_until_ready(call(0))
+    times = []
+    for i in range(1, calls + 1):
+        began = time.perf_counter()
+        jax.block_until_ready(call(i))
+        times.append(time.perf_counter() - began)
+    return 1e3 * float(np.median(times))
+
+
+def bench_stages(cfg: Config, *, seconds: float) -> Iterator[Row]:
+    """Measures every stage on real frames; the last rows are the update and its floor.
+
+    Args:
+      cfg: what is trained.
+      seconds: how long the emulators are measured.
+
+    Yields:
+      One row for each figure, as soon as it is there.
+    """
+    num_envs = cfg.env.num_envs
+    with contextlib.closing(envs.make_env(cfg)) as env:
+        spec = env.spec
+        memory = replay.make_replay(cfg, spec)
+        train.check_memory(cfg, memory)
+        agent = agent_lib.make_agent(cfg, spec, memory)
+        rng = np.random.default_rng(0)
+        timesteps = [env.reset()]
+        began = time.perf_counter()
+        for ticks in itertools.count(1):
+            env.send(rng.integers(0, spec.num_actions, num_envs))
+            timesteps = [*timesteps[-255:], env.recv()]
+            elapsed = time.perf_counter() - began
+            if elapsed > seconds and ticks > 256:
+                break
+    yield Row("emulators, random actions", num_envs * ticks / elapsed, "steps/s")
+
+    act = jax.jit(agent.act, donate_argnums=1)
+    add = jax.jit(memory.add, donate_argnums=0)
+    learn = jax.jit(agent.learn, donate_argnums=(0, 1))
+    sample = jax.jit(memory.sample)
+    draw_and_update = jax.jit(_draw_and_update(memory), donate_argnums=0)
+    state, actor = jax.jit(agent.init)(jax.random.key(0))
+    memory_state = jax.jit(memory.init)(jax.random.key(1))
+    action = jnp.zeros((num_envs,), jnp.int32)
+    on_device = [jax.device_put(t) for t in timesteps]
+    ticks = max(len(on_device), 4 * (cfg.replay.n_step + spec.frame_stack))
+    for tick in range(ticks):
+        memory_state = add(memory_state, on_device[tick % len(on_device)], action, tick)
+    jax.block_until_ready(memory_state)
+    counter = itertools.count(ticks)
+
+    def call_act(i: int) -> Any:
+        nonlocal actor
+        action, actor = act(state.params, actor, on_device[i % len(on_device)], i)
+        return action
+
+    def call_add(i: int) -> Any:
+        nonlocal memory_state
+        tick = next(counter)
+        memory_state = add(memory_state, on_device[tick % len(on_device)], action, tick)
+        return memory_state.max_priority
+
+    def call_update(i: int) -> Any:
+        nonlocal memory_state
+        memory_state = draw_and_update(memory_state, jax.random.key(i), i)
+        return memory_state.max_priority
+
+    def call_learn(i: int) -> Any:
+        nonlocal state, memory_state
+        # Past the start of learning, so that epsilon and the importance exponent move.
+        tick = cfg.train.learning_starts_steps // num_envs + i
+        state, memory_state, metrics = learn(state, memory_state, tick)
+        return metrics
+
+    yield Row("act", median_ms(call_act, 50), "ms/tick", f"{num_envs} environments")
+    yield Row("add", median_ms(call_add, 200), "ms/tick", f"one row of {num_envs} frames")
+    keys = [jax.random.key(i) for i in range(101)]
+    sample_ms = median_ms(lambda i: sample(memory_state, keys[i], i), 100)
+    yield Row("sample", sample_ms, "ms", f"batch of {cfg.replay.batch_size}")
+    yield Row("draw + priority update", median_ms(call_update, 100), "ms")
+
+    began = time.perf_counter()
+    jax.block_until_ready(call_learn(0))
+    yield Row("learn, first call", time.perf_counter() - began, "s", "compilation included")
+    updates = agent_lib.updates_per_call(cfg)
+    update_ms = median_ms(call_learn, max(80 // updates, 5)) / updates
+    yield Row("update", update_ms, "ms", f"{updates} in one call")
+    yield from _floor(cfg, spec, state.params, update_ms)
+
+
+def _draw_and_update(memory: replay.Replay) -> Callable[..., replay.ReplayState]:
+    """A draw and a priority update without the frames, as prioritised replay adds them."""
+
+    def run(state: replay.ReplayState, key: jax.Array, tick: int) -> replay.ReplayState:
+        batch = memory.sample(state, key, tick)
+        return memory.update(state, batch, jnp.abs(batch.reward) + 1e-3 * batch.row)
+
+    return run
+
+
+def _floor(cfg: Config, spec: EnvSpec, params: Any, update_ms: float) -> Iterator[Row]:
+    """The least time of one update: its arithmetic or its bytes at the rates measured here."""
+    flops = update_flops(cfg, spec)
+    num_params = sum(x.size for x in jax.tree.leaves(params))
+    # Parameters, two moments read and written; the gradient written and read; target read.
+    num_bytes = 4 * num_params * 9
+    n = 2048 if jax.default_backend() == "cpu" else 8192
+    a = jax.random.normal(jax.random.key(0), (n, n))
+    multiply = jax.jit(jnp.matmul)
+    rate = 2 * n**3 / (1e-3 * median_ms(lambda i: multiply(a, a), 10))
+    big = jnp.ones((2**28 if jax.default_backend() != "cpu" else 2**26,), jnp.float32)
+    copy = jax.jit(lambda x, i: x + i)
+    bandwidth = 2 * big.nbytes / (1e-3 * median_ms(lambda i: copy(big, float(i)), 10))
+    arithmetic_ms, memory_ms = 1e3 * flops / rate, 1e3 * num_bytes / bandwidth
+    floor_ms = max(arithmetic_ms, memory_ms)
+    yield Row("float32 matmul", rate / 1e9, "GFLOP/s", f"{n} × {n}")
+    yield Row("memory bandwidth", bandwidth / 1e9, "GB/s", "read + written")
+    yield Row(
+        "floor of an update",
+        floor_ms,
+        "ms",
+        f"{flops / 1e9:.2f} GFLOP {arithmetic_ms:.2f} "
+        f"ms, parameters and moments {num_bytes / 1e6:.0f} MB {memory_ms:.2f} ms",
+    )
+    yield Row("update / floor", update_ms / floor_ms, "×")
+
+
+def update_flops(cfg: Config, spec: EnvSpec) -> float:
+    """Floating-point operations of one update, counted by XLA on the library's convolutions."""
+    network = networks.make_network(cfg, spec).clone(for_cpu=False)
+    size = (cfg.replay.batch_size, spec.frame_stack, *spec.frame_shape)
+    obs = jax.ShapeDtypeStruct(size, spec.frame_dtype)
+    params = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros(size, spec.frame_dtype))
+
+    def forward(params: Any, obs: jax.Array) -> jax.Array:
+        return jnp.sum(network.apply(params, obs).q)  # type: ignore[union-attr]
+
+    def count(f: Callable[..., Any]) -> float:
+        analysis = jax.jit(f).lower(params, obs).cost_analysis()
+        return float(analysis["flops"] if analysis else "nan")
+
+    forwards = 2 if cfg.agent.double else 1  # target, and the selector where it is not the target
+    return count(jax.grad(forward)) + forwards * count(forward)
+
+
+def bench_loop(cfg: Config, *, steps: int) -> Iterator[Row]:
+    """Runs the training loop itself and reads the speed from its own log.
+
+    Args:
+      cfg: what is trained; learning starts as early as it may.
+      steps: agent steps to measure.
+
+    Yields:
+      Agent steps per second while learning, and the peak memory of the process.
+    """
+    start = max(cfg.replay.batch_size, 64 * cfg.env.num_envs)
+    period = max(steps // 10, 4 * max(cfg.env.num_envs, cfg.train.update_period_steps))
+    short = config.with_overrides(
+        cfg,
+        train__learning_starts_steps=start,
+        train__steps=start + 12 * period,
+        train__log_period_steps=period,
+        train__eval_episodes=0,
+        train__checkpoint_period_steps=0,
+        train__stop_return=None,
+    )
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        run = train.train(short, run_dir=pathlib.Path(folder) / "run").run_dir
+        log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    # The first log event after the start holds the compilation.
+    rates = [row["steps_per_second"] for row in log if row["steps"] > start + 2 * period]
+    rate = float(np.median(rates))
+    yield Row("whole loop", rate, "steps/s", f"median of {len(rates)} log events")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield Row("peak host memory", peak * (1 if sys.platform == "darwin" else 1024) / 1e9, "GB")
+    stats = jax.devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        yield Row("peak device memory", stats["peak_bytes_in_use"] / 1e9, "GB")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = config.Parser(
+        prog="python -m jdqn.bench",
+        description="Measures emulators, act, add, sample, update and the whole loop.",
+        epilog="example: python -m jdqn.bench --env Breakout --csv bench.csv",
+    )
+    parser.add_argument(
+        "--steps", metavar="N", default="5_000", help="agent steps of the loop (default: 5_000)"
+    )
+    parser.add_argument("--csv", metavar="FILE", help="also write the figures there")
+    config.add_options(parser)
+    arguments = parser.parse(argv)
+    try:
+        cfg = config.from_options(arguments)
+        if not arguments.steps.replace("_", "").isdigit():
+            raise ConfigError(f"--steps {arguments.steps}: expected a whole number of agent steps")
+        device = jax.devices()[0]
+        write = sys.stdout.write
+        write(
+            f"{cfg.agent.name} on {cfg.env.name}, {cfg.env.num_envs} environments, batch "
+            f"{cfg.replay.batch_size} every {cfg.train.update_period_steps} steps; "
+            f"{device.device_kind}, jax {jax.__version__}\n"
+        )
+        rows = []
+        for row in itertools.chain(
+            bench_stages(cfg, seconds=5.0), bench_loop(cfg, steps=int(arguments.steps))
+        ):
+            rows.append(row)
+            write(f"{row.stage:26} {row.value:12,.3f} {row.unit:8} {row.note}\n")
+            sys.stdout.flush()
+        if arguments.csv:
+            with open(arguments.csv, "w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows([Row._fields, *rows])
+    except ValueError as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"--csv {arguments.csv}: {error.strerror}")
+
+
+if __name__ == "__main__":
+    main()
