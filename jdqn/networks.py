@@ -32,9 +32,9 @@ def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
 class Conv(nn.Module):
     """Unpadded convolution over `[B, H, W, C]` with a HWIO kernel.
 
-    On a CPU its gradient is taken by matmuls over patches (`conv_for_cpu`): XLA runs the library
-    convolution's gradient inside a scan as a naive loop there. Parameters and results are the
-    same in both forms.
+    On a CPU it is a matmul over patches (`conv_for_cpu`): XLA runs the library's convolution on
+    one core there, and its gradient inside a scan as a naive loop. Parameters and results are
+    the same in both forms.
     """
 
     features: int
@@ -68,11 +68,8 @@ def conv_by_library(x: chex.Array, kernel: chex.Array, stride: int) -> chex.Arra
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv_for_cpu(x: chex.Array, kernel: chex.Array, stride: int) -> chex.Array:
-    """The same: the library where no gradient is asked for, else patches and one matmul.
-
-    Patches are space-to-depth and slices, so `stride` must divide `k`.
-    """
-    return conv_by_library(x, kernel, stride)
+    """The same by patches and one matmul; patches are space-to-depth: `stride` must divide `k`."""
+    return _conv_forward(x, kernel, stride)[0]
 
 
 Residuals = tuple[chex.Array, chex.Array, chex.Array]
