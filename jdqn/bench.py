@@ -21,6 +21,7 @@ from jdqn import agent as agent_lib
 from jdqn import config, envs, networks, replay, train
 from jdqn.config import Config, ConfigError
 from jdqn.records import EnvSpec
+from jdqn.run import check_memory
 
 
 class Row(NamedTuple):
@@ -57,7 +58,7 @@ def bench_stages(cfg: Config, *, seconds: float) -> Iterator[Row]:
     with contextlib.closing(envs.make_env(cfg)) as env:
         spec = env.spec
         memory = replay.make_replay(cfg, spec)
-        train.check_memory(cfg, memory)
+        check_memory(cfg, memory)
         agent = agent_lib.make_agent(cfg, spec, memory)
         rng = np.random.default_rng(0)
         timesteps = [env.reset()]

@@ -29,7 +29,11 @@ Width = Annotated[int, Field(gt=0, le=65_536)]
 PositiveSteps = Annotated[int, Field(gt=0, le=2_000_000_000)]
 Steps = Annotated[int, Field(ge=0, le=2_000_000_000)]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
-Widths = Annotated[tuple[Width, ...], Field(strict=False)]
+Widths = Annotated[
+    tuple[Width, ...],
+    Field(strict=False),
+    pydantic.BeforeValidator(lambda value: [value] if type(value) is int else value),
+]
 Probability = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -53,11 +57,15 @@ class Env(_Section):
     """The environment."""
 
     name: str
-    """an Atari game (Breakout) or a Gymnasium id with discrete actions (CartPole-v1)"""
+    """an Atari game (Breakout), a Gymnasium id (CartPole-v1) or JAX-native (minatar/Breakout)"""
     num_envs: Width
     """environments stepped together"""
     num_threads: Count
     """emulator threads; 0: as many as cores, at most one per environment"""
+    size: Width
+    """side of bsuite/DeepSea"""
+    stochastic: bool
+    """bsuite/DeepSea: actions fail and rewards are noisy"""
     frame_skip: Positive
     """Atari: frames per agent step, the last two maximised"""
     frame_stack: Annotated[int, Field(gt=0, le=255)]
@@ -79,8 +87,8 @@ class Env(_Section):
 class Network(_Section):
     """The Q-network."""
 
-    torso: Literal["auto", "nature", "mlp", "none"]
-    """what the heads share; auto: nature for images, mlp else; none: heads share nothing"""
+    torso: Literal["auto", "nature", "minatar", "mlp", "none"]
+    """what the heads share; auto: by observation; none: the heads share nothing"""
     torso_hidden: Widths
     """widths of the mlp torso"""
     hidden: Widths
@@ -98,7 +106,7 @@ class Replay(_Section):
     """transitions per update"""
     n_step: Annotated[int, Field(gt=0, le=255)]
     """N, rewards summed before the bootstrap"""
-    priority_exponent: NonNegative
+    priority_exponent: Probability
     """α of prioritised replay; 0: uniform"""
     priority_epsilon: PositiveFloat
     """added to |TD error| before the exponent"""
@@ -165,6 +173,8 @@ class Train(_Section):
     """agent steps per update"""
     seed: Annotated[int, Field(ge=0, lt=2**31 - 20_000)]
     """of everything random"""
+    num_seeds: Annotated[int, Field(gt=0, le=1024)]
+    """runs side by side with seeds from `seed` on; JAX-native environments only"""
     stop_return: Annotated[float | None, _none]
     """stop when the mean return of the last 100 episodes reaches it; "none": never"""
     log_period_steps: PositiveSteps
@@ -255,7 +265,11 @@ def names(kind: Literal["agents", "presets"]) -> list[str]:
 
 
 def default_preset(env_name: str) -> str | None:
-    """The preset an environment asks for: none for Atari, `classic` for a Gymnasium id."""
+    """The preset an environment asks for; none for Atari."""
+    if env_name.startswith("minatar/"):
+        return "minatar"
+    if env_name.startswith("bsuite/"):
+        return "deep_sea"
     return "classic" if re.search(r"-v\d+$", env_name) else None
 
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jdqn import checkpoint, envs
-from jdqn.agent import Agent, make_agent
+from jdqn.agent import Agent, AgentState, make_agent
 from jdqn.config import Config, ConfigError, Parser, load_config, parse_value, with_overrides
 from jdqn.metrics import EpisodeTracker, Evaluation
 from jdqn.replay import make_replay
@@ -23,11 +23,10 @@ MAX_PARALLEL_GAMES = 32
 
 
 MakeEnv = Callable[..., envs.VectorEnv]
+Evaluator = Callable[[chex.ArrayTree, int], Evaluation]
 
 
-def make_evaluator(
-    config: Config, agent: Agent, make_env: MakeEnv = envs.make_env
-) -> Callable[[chex.ArrayTree, int], Evaluation]:
+def make_evaluator(config: Config, agent: Agent, make_env: MakeEnv = envs.make_env) -> Evaluator:
     """Builds the function that plays `train.eval_episodes` full games.
 
     It makes its own environments, and consumes no training key. Every environment plays a fixed
@@ -77,7 +76,10 @@ def make_evaluator(
 
 
 def load_run(run_dir: pathlib.Path, **overrides: Any) -> tuple[Config, Agent, int, Any]:
-    """Loads a run: its configuration (with overrides), agent, agent steps and agent state."""
+    """Loads a run: its configuration (with overrides), agent, agent steps and agent state.
+
+    The leaves of the state have a leading axis where the run has several seeds.
+    """
     path = run_dir / "config.toml"
     if not path.is_file():
         raise ConfigError(f"{run_dir} is not a run directory: it has no config.toml")
@@ -86,7 +88,14 @@ def load_run(run_dir: pathlib.Path, **overrides: Any) -> tuple[Config, Agent, in
     spec = env.spec
     env.close()
     agent = make_agent(config, spec, make_replay(config, spec))
-    like, _ = jax.eval_shape(agent.init, jax.random.key(0))
+    key, num_seeds = jax.random.key(0), config.train.num_seeds
+
+    def init(key: chex.PRNGKey) -> AgentState:
+        return agent.init(key)[0]
+
+    if num_seeds > 1:
+        init, key = jax.vmap(init), jax.random.split(key, num_seeds)
+    like = jax.eval_shape(init, key)
     steps, state = checkpoint.restore(run_dir, like)
     return config, agent, steps, state
 
@@ -114,14 +123,17 @@ def main(argv: list[str] | None = None) -> None:
     except ConfigError as error:
         parser.error(str(error))
     evaluate = make_evaluator(config, agent)
-    result = evaluate(state.params, config.train.seed + COMMAND_SEED_OFFSET)
-    sys.stdout.write(
-        f"{config.env.name}, {config.agent.name}, seed {config.train.seed}, after {steps:,} steps; "
-        f"epsilon {config.agent.epsilon_eval:g}\n"
-        f"{result.episodes} full games: mean {result.return_mean:.2f} "
-        f"± {result.return_std_error:.2f} (standard error), median {result.return_median:.2f}, "
-        f"mean length {result.length_mean:.0f} steps\n"
-    )
+    fields = config.train
+    for i in range(fields.num_seeds):
+        one = state if fields.num_seeds == 1 else jax.tree.map(lambda x, i=i: x[i], state)
+        result = evaluate(one.params, fields.seed + i + COMMAND_SEED_OFFSET)
+        sys.stdout.write(
+            f"{config.env.name}, {config.agent.name}, seed {fields.seed + i}, after {steps:,} "
+            f"steps; epsilon {config.agent.epsilon_eval:g}\n"
+            f"{result.episodes} full games: mean {result.return_mean:.2f} "
+            f"± {result.return_std_error:.2f} (standard error), median "
+            f"{result.return_median:.2f}, mean length {result.length_mean:.0f} steps\n"
+        )
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ class RunDirectory:
             (path / "config.toml").write_text(text, encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"cannot write run directory {path}: {error.strerror}") from None
-        self.path, self._seed = path, config.train.seed
+        self.path, self._several = path, config.train.num_seeds > 1
         self._metrics = (path / "metrics.jsonl").open("w", encoding="utf-8")
         self._episodes = self._table("episodes.csv", ["steps", "seed", "return", "length"])
         self._evaluations = self._table(
@@ -119,26 +119,34 @@ class RunDirectory:
         csv.writer(file).writerow(header)
         return file
 
+    def _suffix(self, seed: float | int | None) -> str:
+        """What tells the curves of several seeds apart."""
+        return f"/seed_{seed}" if self._several and seed is not None else ""
+
     def log(self, steps: int, values: Mapping[str, float | int | None]) -> None:
         """One line of metrics.jsonl, and the same on TensorBoard."""
         finite = {k: v if v is None or math.isfinite(v) else None for k, v in values.items()}
         self._metrics.write(json.dumps({"steps": steps, **finite}) + "\n")
         for name, value in values.items():
-            if value is not None:
-                self._tensorboard.add_scalar(name, value, steps)
+            if value is not None and name != "seed":
+                self._tensorboard.add_scalar(
+                    f"{name}{self._suffix(values.get('seed'))}", value, steps
+                )
         for file in (self._metrics, self._episodes):
             file.flush()
 
-    def episodes(self, steps: int, episodes: Iterable[Episode]) -> None:
+    def episodes(self, steps: int, seed: int, episodes: Iterable[Episode]) -> None:
         """One row of episodes.csv for each finished episode."""
-        rows = ([steps, self._seed, e.episode_return, e.length] for e in episodes)
+        rows = ([steps, seed, e.episode_return, e.length] for e in episodes)
         csv.writer(self._episodes).writerows(rows)
 
-    def evaluation(self, steps: int, policy: str, result: Evaluation) -> None:
+    def evaluation(self, steps: int, seed: int, policy: str, result: Evaluation) -> None:
         """One row of evaluations.csv."""
-        csv.writer(self._evaluations).writerow([steps, self._seed, policy, *result])
+        csv.writer(self._evaluations).writerow([steps, seed, policy, *result])
         self._evaluations.flush()
-        self._tensorboard.add_scalar(f"evaluation/{policy}", result.return_mean, steps)
+        self._tensorboard.add_scalar(
+            f"evaluation/{policy}{self._suffix(seed)}", result.return_mean, steps
+        )
 
     def close(self) -> None:
         """Closes every file."""

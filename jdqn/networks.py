@@ -175,6 +175,18 @@ class NatureTorso(nn.Module):
         return x.reshape(x.shape[0], -1)
 
 
+class MinAtarTorso(nn.Module):
+    """The one convolution of Young & Tian 2019: `[B, 10, 10, C]` to `[B, features]`."""
+
+    for_cpu: bool
+
+    @nn.compact
+    def __call__(self, x: chex.Array) -> chex.Array:
+        """Applies the torso."""
+        x = nn.relu(Conv(16, 3, 1, self.for_cpu)(x))
+        return x.reshape(x.shape[0], -1)
+
+
 class MlpTorso(nn.Module):
     """Dense layers with ReLU: `[B, in]` to `[B, widths[-1]]`."""
 
@@ -193,7 +205,7 @@ class QNetwork(nn.Module):
     """Torso, then K heads of hidden layers and Q-values."""
 
     num_actions: int
-    torso: str  # nature, mlp or none
+    torso: str  # nature, minatar, mlp or none
     torso_hidden: Sequence[int]
     hidden: Sequence[int]
     heads: int
@@ -212,6 +224,8 @@ class QNetwork(nn.Module):
         """
         if self.torso == "nature":
             x = NatureTorso(self.scale, self.for_cpu)(stack_to_channels(obs))
+        elif self.torso == "minatar":
+            x = MinAtarTorso(self.for_cpu)(stack_to_channels(obs))
         else:
             x = obs.reshape(obs.shape[0], -1).astype(jnp.float32) * self.scale
             x = MlpTorso(self.torso_hidden)(x) if self.torso == "mlp" else x
@@ -241,14 +255,17 @@ def stack_to_channels(obs: chex.Array) -> chex.Array:
 
 def make_network(config: Config, spec: EnvSpec) -> QNetwork:
     """The network of a configuration; the convolution's form follows from the backend."""
-    fields = config.network
+    fields, shape = config.network, spec.frame_shape
+    smallest = {"nature": 36, "minatar": 3}  # side of the smallest image for the convolutions
+    side = min(shape[:2]) if len(shape) >= 2 else 0
     torso = fields.torso
     if torso == "auto":
-        torso = "nature" if len(spec.frame_shape) >= 2 else "mlp"
-    if torso == "nature" and (len(spec.frame_shape) < 2 or min(spec.frame_shape[:2]) < 36):
+        torso = "mlp" if not side else "minatar" if side < smallest["nature"] else "nature"
+    if side < smallest.get(torso, 0):
         raise ConfigError(
-            f"network.torso = {fields.torso!r}: the nature torso needs images of at least 36 × 36 "
-            f"pixels, channels last; this environment gives {spec.frame_shape}"
+            f"network.torso = {fields.torso!r}: the {torso} torso needs images of at least "
+            f"{smallest[torso]} × {smallest[torso]} pixels, channels last; this environment gives "
+            f"{shape}"
         )
     return QNetwork(
         num_actions=spec.num_actions,

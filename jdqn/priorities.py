@@ -1,9 +1,9 @@
 """The priority structure behind replay: leaves and their block sums, nothing else.
 
 A leaf above 0 means "this row may be drawn", so validity and priority are one number. Whole ring
-rows are grouped into blocks of about 1,024 leaves; a draw descends two levels: blocks, then the
-leaves of one block. Sums are recomputed from leaves, never updated by differences: differences
-drift, and a drifting sum draws rows of priority 0.
+rows are grouped into blocks of about 1,024 leaves, whose sums are kept; a draw picks a block and
+then a leaf in it, each in two levels of about 32. Sums are recomputed from leaves, never updated
+by differences: differences drift, and a drifting sum draws rows of priority 0.
 """
 
 import chex
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 BLOCK_LEAVES = 1024
+GROUP = 32
 
 
 class Priorities(flax.struct.PyTreeNode):
@@ -81,18 +82,23 @@ def draw(
       only when every leaf is 0.
     """
     num_blocks, rows_per_block, num_envs = state.leaves.shape
-    block_key, leaf_key = jax.random.split(key)
-    block = jax.vmap(_descend, in_axes=(None, 0))(
-        state.sums, jax.random.uniform(block_key, (batch_size,))
-    )
-    # A second uniform inside the block: the remainder of the first has lost its low bits.
+    # A fresh uniform for each level: the remainder of one has lost its low bits.
+    uniform = jax.random.uniform(key, (batch_size, 4))
+    block = jax.vmap(_descend, in_axes=(None, 0))(state.sums, uniform[:, :2])
     inside = state.leaves.reshape(num_blocks, rows_per_block * num_envs)[block]
-    offset = jax.vmap(_descend)(inside, jax.random.uniform(leaf_key, (batch_size,)))
+    offset = jax.vmap(_descend)(inside, uniform[:, 2:])
     leaf = jnp.take_along_axis(inside, offset[:, None], axis=1)[:, 0]
     return block * rows_per_block + offset // num_envs, offset % num_envs, leaf
 
 
 def _descend(values: chex.Array, uniform: chex.Array) -> chex.Array:
+    """Picks one of `values` `[n]` in two levels, groups of `GROUP` and one group; `uniform` [2]."""
+    grouped = jnp.pad(values, (0, -values.size % GROUP)).reshape(-1, GROUP)
+    group = _pick(jnp.sum(grouped, axis=1), uniform[0])
+    return jnp.minimum(group * GROUP + _pick(grouped[group], uniform[1]), values.size - 1)
+
+
+def _pick(values: chex.Array, uniform: chex.Array) -> chex.Array:
     """First index of `values` `[n]` whose running sum exceeds `uniform` × total, never a 0.
 
     Rounding may put the wanted sum at or beyond the total, or (running sums are not exactly

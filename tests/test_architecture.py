@@ -16,6 +16,7 @@ LEVELS = [
     {"envs"},
     {"checkpoint", "metrics"},
     {"evaluate"},
+    {"run"},
     {"fused"},
     {"train"},
     {"play", "report", "bench"},

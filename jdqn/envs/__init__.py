@@ -4,14 +4,17 @@ The convention is next-step reset: the step after an end ignores the action and 
 observation of a new episode with reward 0 and `first` set.
 """
 
-import difflib
 import re
 from typing import Protocol
 
 import numpy as np
 
-from jdqn.config import Config, ConfigError
+from jdqn.config import Config, ConfigError, suggest
+from jdqn.envs.jax_native import HostEnv, JaxEnv, env_key, is_native
+from jdqn.envs.jax_native import make as _make_native
 from jdqn.records import EnvSpec, Timestep
+
+__all__ = ["VectorEnv", "env_key", "is_native", "make_env", "make_native_env"]
 
 
 class VectorEnv(Protocol):
@@ -53,6 +56,8 @@ def make_env(config: Config, *, num_envs: int | None = None, seed: int | None = 
     num_envs = config.env.num_envs if num_envs is None else num_envs
     seed = config.train.seed if seed is None else seed
     name = config.env.name
+    if is_native(name):
+        return HostEnv(config.env, num_envs=num_envs, seed=seed)
     from jdqn.envs import atari, gym
 
     if gym.is_known(name):
@@ -63,16 +68,24 @@ def make_env(config: Config, *, num_envs: int | None = None, seed: int | None = 
     raise ConfigError(_unknown(name, [*games, *gym.known()]))
 
 
+def make_native_env(config: Config, *, num_envs: int) -> JaxEnv:
+    """A JAX-native environment as pure functions, for the fused loop.
+
+    Raises:
+      ConfigError: as `make_env`.
+    """
+    return _make_native(config.env, num_envs=num_envs)
+
+
 def _unknown(name: str, known: list[str]) -> str:
     """What to say of a name that no adapter knows."""
     spelling = re.fullmatch(r"(?:ALE/)?(\w+?)(?:NoFrameskip|Deterministic)?(?:-ram)?-v\d+", name)
     if spelling and spelling[1] in known:
         return f'unknown environment "{name}": this Atari game is called "{spelling[1]}" here'
-    lower = {k.lower(): k for k in known}
-    near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
+    near = suggest(name, known)
     if near:
-        return f'unknown environment "{name}"; did you mean "{lower[near[0]]}"?'
+        return f'unknown environment "{name}"{near}'
     return (
-        f'unknown environment "{name}": expected an Atari game such as "Breakout" or a Gymnasium '
-        'id such as "CartPole-v1"'
+        f'unknown environment "{name}": expected an Atari game such as "Breakout", a Gymnasium id '
+        'such as "CartPole-v1" or a JAX-native environment such as "minatar/Breakout"'
     )

@@ -1,0 +1,174 @@
+"""Environments written in JAX, from gymnax: pure functions that the fused loop compiles."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdqn.config import ConfigError, Env, suggest
+from jdqn.records import EnvSpec, Timestep
+
+# Prefix of a name here, suffix of the name in gymnax.
+FAMILIES = {"minatar": "-MinAtar", "bsuite": "-bsuite", "gymnax": ""}
+# Observations of zeros and ones, kept as u8.
+BINARY = ("-MinAtar", "Catch-bsuite", "DeepSea-bsuite")
+
+
+class JaxEnvState(flax.struct.PyTreeNode):
+    """`E` environments."""
+
+    inner: Any  # gymnax states, leaves [E, ...]
+    ended: chex.Array  # [E] bool: the next step resets
+    key: chex.PRNGKey  # constant; every use folds in the tick
+
+
+class JaxEnv(NamedTuple):
+    """Pure functions in the one convention: the step after an end ignores the action."""
+
+    spec: EnvSpec
+    init: Callable[[chex.PRNGKey], tuple[JaxEnvState, Timestep]]
+    step: Callable[[JaxEnvState, chex.Array, chex.Numeric], tuple[JaxEnvState, Timestep]]
+
+
+def env_key(seed: chex.Numeric) -> chex.PRNGKey:
+    """The environments' key of a seed, apart from the keys of agent and replay."""
+    return jax.random.fold_in(jax.random.key(seed), 1)
+
+
+def is_native(name: str) -> bool:
+    """Whether a name has the prefix of a JAX-native family."""
+    return name.partition("/")[0] in FAMILIES and "/" in name
+
+
+def make(fields: Env, *, num_envs: int) -> JaxEnv:
+    """Makes `num_envs` copies of a gymnax environment.
+
+    gymnax's own `step` resets by itself and returns the next episode's observation after an end;
+    here the last observation of an episode is seen, and the step after it resets.
+
+    Raises:
+      ConfigError: gymnax is missing, the name is unknown, the actions are not discrete.
+    """
+    try:
+        import gymnax
+    except ImportError:
+        raise ConfigError(
+            f'env.name = "{fields.name}": gymnax is not installed; pip install "jdqn[jax-envs]"'
+        ) from None
+    family, _, game = fields.name.partition("/")
+    full_name = game + FAMILIES[family]
+    known = {
+        f"{prefix}/{name.removesuffix(suffix)}": name
+        for prefix, suffix in FAMILIES.items()
+        for name in gymnax.registered_envs
+        if name.endswith(suffix)
+    }
+    if known.get(fields.name) != full_name:
+        raise ConfigError(f'unknown environment "{fields.name}"{suggest(fields.name, known)}')
+    inner, params = gymnax.make(full_name, **_arguments(full_name, fields))
+    if hasattr(params, "deterministic"):
+        params = params.replace(deterministic=not fields.stochastic)
+    if not hasattr(inner.action_space(params), "n"):
+        raise ConfigError(
+            f'env.name = "{fields.name}": its action space is not discrete; a Q-network needs '
+            "discrete actions"
+        )
+    shape = jax.eval_shape(lambda k: inner.reset_env(k, params)[0], jax.random.key(0)).shape
+    frame_shape = tuple(shape) if len(shape) == 3 else (int(np.prod(shape)),)
+    dtype = np.dtype(np.uint8 if full_name.endswith(BINARY) else np.float32)
+    spec = EnvSpec(frame_shape, dtype, fields.frame_stack, int(inner.action_space(params).n), 1.0)
+
+    # Resets and steps of gymnax differ in the types of some numbers; a scan wants one type.
+    types = jax.eval_shape(
+        lambda k: inner.step_env(k, inner.reset_env(k, params)[1], 0, params)[1], jax.random.key(0)
+    )
+
+    def typed(state: Any) -> Any:
+        return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), state, types)
+
+    def frame(observation: chex.Array) -> chex.Array:
+        return observation.reshape(num_envs, *frame_shape).astype(dtype)
+
+    def reset(key: chex.PRNGKey) -> tuple[chex.Array, Any]:
+        keys = jax.random.split(key, num_envs)
+        observation, state = jax.vmap(inner.reset_env, in_axes=(0, None))(keys, params)
+        return observation, typed(state)
+
+    def init(key: chex.PRNGKey) -> tuple[JaxEnvState, Timestep]:
+        reset_key, step_key = jax.random.split(key)
+        observation, state = reset(reset_key)
+        no = jnp.zeros((num_envs,), bool)
+        timestep = Timestep(frame(observation), jnp.zeros((num_envs,), jnp.float32), no, no, ~no)
+        return JaxEnvState(inner=state, ended=no, key=step_key), timestep
+
+    def step(
+        state: JaxEnvState, action: chex.Array, tick: chex.Numeric
+    ) -> tuple[JaxEnvState, Timestep]:
+        step_key, reset_key = jax.random.split(jax.random.fold_in(state.key, tick))
+        keys = jax.random.split(step_key, num_envs)
+        stepped = jax.vmap(inner.step_env, in_axes=(0, 0, 0, None))
+        observation, after, reward, terminated, _ = stepped(keys, state.inner, action, params)
+        truncated = jax.vmap(inner.is_truncated, in_axes=(0, None))(after, params)
+        fresh_observation, fresh = reset(reset_key)
+
+        def select(new: chex.Array, old: chex.Array) -> chex.Array:
+            ended = state.ended.reshape(-1, *[1] * (new.ndim - 1))
+            return jnp.where(ended, new, old)
+
+        played = ~state.ended
+        terminated = terminated.astype(bool) & played
+        last = (terminated | truncated) & played
+        timestep = Timestep(
+            frame=frame(select(fresh_observation, observation)),
+            reward=jnp.where(played, reward, 0.0).astype(jnp.float32),
+            terminated=terminated,
+            last=last,
+            first=state.ended,
+        )
+        inner_state = jax.tree.map(select, fresh, typed(after))
+        return JaxEnvState(inner=inner_state, ended=last, key=state.key), timestep
+
+    return JaxEnv(spec, init, step)
+
+
+def _arguments(full_name: str, fields: Env) -> dict[str, Any]:
+    """What the constructor takes beside the name."""
+    return {"size": fields.size} if full_name == "DeepSea-bsuite" else {}
+
+
+@functools.lru_cache
+def _compiled(fields: Env, num_envs: int) -> JaxEnv:
+    """The environment with its functions jitted, once for all evaluations of a run."""
+    env = make(fields, num_envs=num_envs)
+    return env._replace(init=jax.jit(env.init), step=jax.jit(env.step))
+
+
+class HostEnv:
+    """A JAX-native environment behind the vector protocol, for evaluation and the host loop."""
+
+    def __init__(self, fields: Env, *, num_envs: int, seed: int):
+        self._env = _compiled(fields, num_envs)
+        self.spec = self._env.spec
+        self._key, self._tick = env_key(seed), 0
+
+    def reset(self) -> Timestep:
+        """Starts every environment."""
+        self._state, timestep = self._env.init(self._key)
+        return timestep
+
+    def send(self, action: np.ndarray) -> None:
+        """Dispatches the step."""
+        self._state, self._timestep = self._env.step(self._state, action, self._tick)
+        self._tick += 1
+
+    def recv(self) -> Timestep:
+        """The timestep, on the device."""
+        return self._timestep
+
+    def close(self) -> None:
+        """Nothing to free."""

@@ -1,0 +1,224 @@
+"""The fused loop: environments inside JAX, so that one program acts, steps, stores and learns.
+
+The same `act`, `add`, `learn` as the host loop, in the same order, inside one compiled loop. Two
+programs are compiled, one for the warm-up and one for training. On an accelerator seeds are
+mapped with `vmap`. On a CPU each seed keeps its own buffers and the one program is called for one
+seed after the other without waiting: exact, without copies, and seeds share the cores.
+"""
+
+import contextlib
+import math
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdqn import agent as agent_lib
+from jdqn import envs, evaluate, replay
+from jdqn.config import Config
+from jdqn.envs.jax_native import JaxEnv, JaxEnvState
+from jdqn.records import Timestep
+from jdqn.run import Result, Run, check_memory, check_run_dir, stop_signals
+
+
+class Carry(NamedTuple):
+    """Everything that one seed carries from tick to tick; the tick itself is common to all."""
+
+    state: agent_lib.AgentState
+    actor: agent_lib.ActorState
+    replay_state: replay.ReplayState
+    env_state: JaxEnvState
+    timestep: Timestep
+
+
+class Flags(NamedTuple):
+    """What a tick leaves for the books of the host: fields of its timestep, `[ticks, E]`."""
+
+    reward: chex.Array
+    last: chex.Array
+    first: chex.Array
+
+
+class Loop(NamedTuple):
+    """Pure functions of one seed. `num_ticks` is dynamic: one program serves every length."""
+
+    init: Callable[[chex.Numeric], Carry]
+    # (carry, first tick, number of ticks up to max_ticks) -> carry, flags [max_ticks, E]
+    warm_up: Callable[[Carry, chex.Numeric, chex.Numeric], tuple[Carry, Flags]]
+    # the same, and the metrics of the last learn call
+    train: Callable[[Carry, chex.Numeric, chex.Numeric], tuple[Carry, Flags, dict[str, chex.Array]]]
+
+
+def make_loop(
+    cfg: Config, env: JaxEnv, agent: agent_lib.Agent, memory: replay.Replay, *, max_ticks: int
+) -> Loop:
+    """Builds the loop of one seed from parts that know nothing of it.
+
+    Args:
+      cfg: environments, update period.
+      env: the environment.
+      agent: the agent.
+      memory: the replay.
+      max_ticks: the most ticks of one call; a multiple of `agent.ticks_per_call`.
+    """
+    stride, num_envs = agent_lib.ticks_per_call(cfg), cfg.env.num_envs
+
+    def init(seed: chex.Numeric) -> Carry:
+        agent_key, replay_key = jax.random.split(jax.random.key(seed))
+        state, actor = agent.init(agent_key)
+        env_state, timestep = env.init(envs.env_key(seed))
+        return Carry(state, actor, memory.init(replay_key), env_state, timestep)
+
+    def no_flags() -> Flags:
+        no = jnp.zeros((max_ticks, num_envs), bool)
+        return Flags(jnp.zeros((max_ticks, num_envs), jnp.float32), no, no)
+
+    def act_add_step(
+        carry: Carry, flags: Flags, first: chex.Numeric, i: chex.Numeric
+    ) -> tuple[Carry, Flags]:
+        state, actor, replay_state, env_state, timestep = carry
+        tick = first + i
+        action, actor = agent.act(state.params, actor, timestep, tick)
+        replay_state = memory.add(replay_state, timestep, action, tick)
+        env_state, following = env.step(env_state, action, tick)
+        seen = Flags(timestep.reward, timestep.last, timestep.first)
+        flags = jax.tree.map(lambda all_ticks, one: all_ticks.at[i].set(one), flags, seen)
+        return Carry(state, actor, replay_state, env_state, following), flags
+
+    def warm_up(carry: Carry, first: chex.Numeric, num_ticks: chex.Numeric) -> tuple[Carry, Flags]:
+        def body(i: chex.Numeric, loop: tuple[Carry, Flags]) -> tuple[Carry, Flags]:
+            return act_add_step(*loop, first, i)
+
+        return jax.lax.fori_loop(0, num_ticks, body, (carry, no_flags()))
+
+    def train(
+        carry: Carry, first: chex.Numeric, num_ticks: chex.Numeric
+    ) -> tuple[Carry, Flags, dict[str, chex.Array]]:
+        def body(call: chex.Numeric, loop: tuple[Carry, Flags, Any]) -> tuple[Carry, Flags, Any]:
+            carry, flags, _ = loop
+            for i in range(stride):
+                carry, flags = act_add_step(carry, flags, first, call * stride + i)
+            tick = first + (call + 1) * stride - 1
+            state, replay_state, learned = agent.learn(carry.state, carry.replay_state, tick)
+            return carry._replace(state=state, replay_state=replay_state), flags, learned
+
+        shapes = jax.eval_shape(agent.learn, carry.state, carry.replay_state, first)[2]
+        learned = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jax.lax.fori_loop(0, num_ticks // stride, body, (carry, no_flags(), learned))
+
+    return Loop(init, warm_up, train)
+
+
+def train(cfg: Config, *, run_dir: str | pathlib.Path | None = None, command: str = "") -> Result:
+    """Trains `train.num_seeds` seeds in a JAX-native environment and writes a run directory.
+
+    Args:
+      cfg: everything the run depends on.
+      run_dir: where to write; default `runs/ENV-AGENT-SEED-TIME`. Must be new or empty.
+      command: recorded in `config.toml`.
+
+    Returns:
+      Where the run lies and how it ended.
+
+    Raises:
+      ConfigError: before anything is written.
+    """
+    check_run_dir(run_dir)
+    num_seeds = cfg.train.num_seeds
+    env = envs.make_native_env(cfg, num_envs=cfg.env.num_envs)
+    memory = replay.make_replay(cfg, env.spec)
+    check_memory(cfg, memory)
+    agent = agent_lib.make_agent(cfg, env.spec, memory)
+    loop = make_loop(cfg, env, agent, memory, max_ticks=chunk_ticks(cfg))
+    seeds = np.arange(cfg.train.seed, cfg.train.seed + num_seeds)
+    stacked = jax.default_backend() != "cpu" and num_seeds > 1
+    if stacked:
+        groups = [jax.jit(jax.vmap(loop.init))(seeds)]
+    else:
+        init = jax.jit(loop.init)
+        groups = [init(seed) for seed in seeds]
+    warm_up, learn = _compile(loop.warm_up, stacked), _compile(loop.train, stacked)
+
+    def each(trees: list[Any]) -> list[Any]:
+        """One tree for each seed, on the host."""
+        trees = jax.device_get(trees)
+        if not stacked:
+            return trees
+        return [jax.tree.map(lambda x, i=i: x[i], trees[0]) for i in range(num_seeds)]
+
+    def joined(trees: list[Any]) -> Any:
+        """One tree, with a leading axis where there are several seeds."""
+        if stacked or num_seeds == 1:
+            return trees[0]
+        return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
+    with contextlib.ExitStack() as stack:
+        stopped = stack.enter_context(stop_signals())
+        evaluator = evaluate.make_evaluator(cfg, agent)
+        run = stack.enter_context(contextlib.closing(Run(cfg, run_dir, evaluator, memory, command)))
+        learned: list[Any] = []
+        for tick, num_ticks, learns in chunks(cfg):
+            if learns:
+                results = [learn(carry, tick, num_ticks) for carry in groups]
+                learned = [result[2] for result in results]
+            else:
+                results = [warm_up(carry, tick, num_ticks) for carry in groups]
+            groups = [result[0] for result in results]
+            flags = each([result[1] for result in results])
+            for i in range(num_ticks):
+                run.book(tick + i, [_timestep(flag, i) for flag in flags])
+            done = run.look(
+                joined([carry.state for carry in groups]), joined(learned) if learned else {}
+            )
+            if done or stopped:
+                break
+        state = joined([carry.state for carry in groups])
+        return run.finish(
+            state,
+            joined(learned) if learned else {},
+            stopped_by=stopped[0] if stopped else 0,
+        )
+
+
+def _compile(function: Any, stacked: bool) -> Any:
+    """Jits a part of the loop over a donated carry, vmapped over seeds where they are stacked."""
+    if stacked:
+        function = jax.vmap(function, in_axes=(0, None, None))
+    return jax.jit(function, donate_argnums=0)
+
+
+def chunk_ticks(cfg: Config) -> int:
+    """Ticks of one call: a log period, in whole learn calls."""
+    stride = agent_lib.ticks_per_call(cfg)
+    return max(cfg.train.log_period_steps // cfg.env.num_envs // stride, 1) * stride
+
+
+def chunks(cfg: Config) -> Iterator[tuple[int, int, bool]]:
+    """The calls of a run: first tick, number of ticks, whether they learn.
+
+    They end at multiples of `chunk_ticks`, and where learning starts.
+    """
+    stride, length = agent_lib.ticks_per_call(cfg), chunk_ticks(cfg)
+    total = math.ceil(cfg.train.steps / cfg.env.num_envs)
+    starts = math.ceil(cfg.train.learning_starts_steps / cfg.env.num_envs)
+    first = max(math.ceil(starts / stride) - 1, 0) * stride  # of the ticks that a learn call ends
+    tick = 0
+    while tick < total:
+        learns = tick >= first and total - tick >= stride
+        until = min(tick // length * length + length, total)
+        if learns:
+            until = tick + (until - tick) // stride * stride
+        elif tick < first:
+            until = min(until, first)
+        yield tick, until - tick, learns
+        tick = until
+
+
+def _timestep(flags: Flags, tick: int) -> Timestep:
+    """What the books need of a timestep."""
+    reward, last, first = (x[tick] for x in flags)
+    return Timestep(frame=None, reward=reward, terminated=last, last=last, first=first)
