@@ -12,7 +12,7 @@ import numpy as np
 from jdqn import checkpoint, envs
 from jdqn.agent import Agent, AgentState, make_agent
 from jdqn.config import Config, ConfigError, Parser, load_config, parse_value, with_overrides
-from jdqn.metrics import EpisodeTracker, Evaluation
+from jdqn.metrics import EpisodeTracker, Evaluation, human_normalised
 from jdqn.replay import make_replay
 
 # Far from the training seeds, and apart from each other: what picks the best evaluation of a run
@@ -134,6 +134,9 @@ def main(argv: list[str] | None = None) -> None:
             f"± {result.return_std_error:.2f} (standard error), median "
             f"{result.return_median:.2f}, mean length {result.length_mean:.0f} steps\n"
         )
+        normalised = human_normalised(config.env.name, result.return_mean)
+        if normalised is not None:
+            sys.stdout.write(f"human-normalised mean {100 * normalised:.1f} %\n")
 
 
 if __name__ == "__main__":

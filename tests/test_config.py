@@ -174,7 +174,7 @@ MISTAKES = {
         dict(overrides={"replay.batch_size": 1.5}),
         ["replay.batch_size", "1.5", "integer"],
     ),
-    "no list": (dict(overrides={"network.hidden": 128}), ["network.hidden", "128", "list"]),
+    "no list": (dict(overrides={"network.hidden": "wide"}), ["network.hidden", "wide", "list"]),
     "a width of zero": (
         dict(overrides={"network.hidden": [64, 0]}),
         ["network.hidden", "0", "greater than 0"],
@@ -279,6 +279,7 @@ def test_environments_that_fit_the_update_period_are_taken(num_envs):
         ("network.hidden", "128,64", (128, 64)),
         ("network.hidden", "[128, 64]", (128, 64)),
         ("network.hidden", "[128]", (128,)),
+        ("network.hidden", "128", (128,)),
         ("network.hidden", "[]", ()),
         ("train.steps", "1_000_000", 1_000_000),
         ("train.steps", "1e6", 1_000_000),

@@ -1,5 +1,6 @@
 """The adapters: the vector protocol, seeds, spaces, lives, stacks."""
 
+import sys
 import types
 
 import envpool
@@ -11,7 +12,7 @@ from conftest import tiny
 from gymnasium import spaces
 
 from jdqn import agent as agent_lib
-from jdqn.config import ConfigError
+from jdqn.config import ConfigError, load_config
 from jdqn.envs import atari, make_env
 from jdqn.records import Timestep
 from jdqn.replay import make_replay
@@ -323,6 +324,13 @@ def test_the_step_limit_truncates():
     np.testing.assert_array_equal(ends, [10, 21, 32])  # the reset takes a step of its own
     np.testing.assert_array_equal(np.flatnonzero(steps.first[:, 0]), [0, 11, 22, 33])
     assert not steps.terminated.any()
+
+
+def test_without_envpool_an_atari_game_is_answered_with_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "envpool.atari.registration", None)
+    with pytest.raises(ConfigError, match=r"Breakout.*pip install envpool.*Intel Macs"):
+        make_env(load_config(env="Breakout"))
+    assert make_env(tiny("CartPole-v1")).spec.num_actions == 2  # the rest still works
 
 
 def test_a_game_over_on_the_step_limit_is_a_termination():

@@ -9,7 +9,7 @@ import pytest
 from conftest import tiny
 from scripted import maker
 
-from jdqn import checkpoint, evaluate
+from jdqn import checkpoint, evaluate, metrics
 from jdqn import train as train_lib
 from jdqn.agent import make_agent
 from jdqn.envs import make_env
@@ -210,3 +210,10 @@ def test_evaluation_environments_are_apart_from_training(run):
         for env in (make_env(config), make_env(config, num_envs=4, seed=4 + 10_000))
     ]
     assert (frames[0] != frames[1]).any(axis=1).all()
+
+
+def test_human_normalised_score():
+    assert metrics.human_normalised("Breakout", 1.7) == 0
+    assert metrics.human_normalised("Pong", 14.6) == pytest.approx(1)
+    assert metrics.human_normalised("Breakout", 401.2) == pytest.approx(13.87, abs=0.01)
+    assert metrics.human_normalised("CartPole-v1", 500) is None

@@ -63,6 +63,12 @@ def make_env(config: Config, *, num_envs: int | None = None, seed: int | None = 
     if gym.is_known(name):
         return gym.make(name, num_envs=num_envs, seed=seed, frame_stack=config.env.frame_stack)
     games = atari.games()
+    if games is None:
+        raise ConfigError(
+            f'env.name = "{name}": not a Gymnasium id, and Atari games need envpool, which is not '
+            "installed: pip install envpool (Linux, Windows or Apple silicon; it has no wheel for "
+            "Intel Macs)"
+        )
     if name in games:
         return atari.make(config.env, num_envs=num_envs, seed=seed)
     raise ConfigError(_unknown(name, [*games, *gym.known()]))

@@ -5,25 +5,23 @@ from typing import Any
 
 import numpy as np
 
-from jdqn.config import ConfigError, Env
+from jdqn.config import Env
 from jdqn.records import EnvSpec, Timestep
 
 
-def games() -> list[str]:
-    """The games' names, CamelCase; empty where envpool is not installed."""
+def games() -> list[str] | None:
+    """The games' names, CamelCase; None where envpool is not installed."""
     try:
         from envpool.atari.registration import atari_game_list
     except ImportError:
-        return []
+        return None
     return ["".join(word.capitalize() for word in game.split("_")) for game in atari_game_list]
 
 
 def make(fields: Env, *, num_envs: int, seed: int) -> "AtariEnv":
     """Makes `num_envs` copies of an Atari game; environment i is seeded with `seed + i`."""
-    try:
-        import envpool
-    except ImportError as error:
-        raise ConfigError(f'env.name = "{fields.name}": envpool is missing: {error}') from None
+    import envpool
+
     envs = envpool.make(
         f"{fields.name}-v5",
         env_type="gymnasium",
