@@ -39,7 +39,7 @@ class Agent(NamedTuple):
     act: Callable[
         [chex.ArrayTree, ActorState, Timestep, chex.Numeric], tuple[chex.Array, ActorState]
     ]
-    act_greedily: Callable[
+    act_in_evaluation: Callable[
         [chex.ArrayTree, ActorState, Timestep, chex.Numeric], tuple[chex.Array, ActorState]
     ]
     learn: Callable[
@@ -134,7 +134,7 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
         action = exploration.epsilon_greedy(action_key, q, training_epsilon(config, tick))
         return action, actor.replace(stack=stack, head=head)
 
-    def act_greedily(
+    def act_in_evaluation(
         params: chex.ArrayTree, actor: ActorState, timestep: Timestep, tick: chex.Numeric
     ) -> tuple[chex.Array, ActorState]:
         vote_key, action_key = jax.random.split(jax.random.fold_in(actor.key, tick))
@@ -192,7 +192,7 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
         metrics["importance_exponent"] = importance_exponent(config, tick)
         return state, replay_state, metrics
 
-    return Agent(init, act, act_greedily, learn, init_actor, q_heads)
+    return Agent(init, act, act_in_evaluation, learn, init_actor, q_heads)
 
 
 def updates_per_call(config: Config) -> int:

@@ -83,7 +83,7 @@ def bench_stages(cfg: Config, *, seconds: float) -> Iterator[Row]:
     memory_state = jax.jit(memory.init)(jax.random.key(1))
     action = jnp.zeros((num_envs,), jnp.int32)
     on_device = [jax.device_put(t) for t in timesteps]
-    ticks = max(len(on_device), 4 * (cfg.replay.n_step + spec.frame_stack))
+    ticks = memory.capacity // num_envs  # the whole ring, or sampling would stay in the cache
     for tick in range(ticks):
         memory_state = add(memory_state, on_device[tick % len(on_device)], action, tick)
     jax.block_until_ready(memory_state)

@@ -61,12 +61,12 @@ class Env(_Section):
     num_envs: Width
     """environments stepped together"""
     num_threads: Count
-    """emulator threads; 0: as many as cores, at most one per environment"""
+    """emulator threads; 0: as many as usable cores, at most one per environment"""
     size: Width
     """side of bsuite/DeepSea"""
     stochastic: bool
     """bsuite/DeepSea: actions fail and rewards are noisy"""
-    frame_skip: Positive
+    frame_skip: Annotated[int, Field(gt=0, le=1_000)]
     """Atari: frames per agent step, the last two maximised"""
     frame_stack: Annotated[int, Field(gt=0, le=255)]
     """S, frames the agent sees at once"""
@@ -74,7 +74,7 @@ class Env(_Section):
     """Atari: probability that the emulator repeats the previous action (Machado et al.: 0.25)"""
     full_action_space: bool
     """Atari: all 18 actions instead of the game's own"""
-    noop_max: Annotated[int, Field(ge=1)]
+    noop_max: Annotated[int, Field(ge=1, le=1_000_000)]
     """Atari: an episode starts after 1 to this many no-ops"""
     fire_on_reset: bool
     """Atari: press FIRE at the start of an episode, where the game has it"""
@@ -100,9 +100,9 @@ class Network(_Section):
 class Replay(_Section):
     """The replay."""
 
-    capacity: Positive
+    capacity: Annotated[int, Field(gt=0, le=10**15)]
     """transitions over all environments, rounded up to whole rows"""
-    batch_size: Positive
+    batch_size: Width
     """transitions per update"""
     n_step: Annotated[int, Field(gt=0, le=255)]
     """N, rewards summed before the bootstrap"""

@@ -1,5 +1,6 @@
 """Full games with saved parameters: `python -m jdqn.evaluate RUN`."""
 
+import contextlib
 import pathlib
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import numpy as np
 from jdqn import checkpoint, envs
 from jdqn.agent import Agent, AgentState, make_agent
 from jdqn.config import Config, ConfigError, Parser, load_config, parse_value, with_overrides
-from jdqn.metrics import EpisodeTracker, Evaluation, human_normalised
+from jdqn.metrics import Episode, EpisodeTracker, Evaluation, human_normalised
 from jdqn.replay import make_replay
 
 # Far from the training seeds, and apart from each other: what picks the best evaluation of a run
@@ -34,23 +35,29 @@ def make_evaluator(config: Config, agent: Agent, make_env: MakeEnv = envs.make_e
 
     Args:
       config: uses `env`, `train.eval_episodes`, `agent.epsilon_eval`.
-      agent: whose `act_greedily` plays.
+      agent: whose `act_in_evaluation` plays.
       make_env: how environments are made.
 
     Returns:
       A function of the parameters and the environments' first seed.
     """
-    act = jax.jit(agent.act_greedily, donate_argnums=1)
+    act = jax.jit(agent.act_in_evaluation, donate_argnums=1)
     episodes = config.train.eval_episodes
     num_envs = min(episodes, MAX_PARALLEL_GAMES)
 
     def evaluate(params: chex.ArrayTree, seed: int) -> Evaluation:
         env = make_env(config, num_envs=num_envs, seed=seed)
-        actor = agent.init_actor(jax.random.key(seed), num_envs)
+        with contextlib.closing(env):
+            return summary(play(params, env, seed))
+
+    def play(params: chex.ArrayTree, env: envs.VectorEnv, seed: int) -> list[Episode]:
+        # Apart from the environments' key of the same seed.
+        key = jax.random.fold_in(jax.random.key(seed), np.uint32(2**31 + 1))
+        actor = agent.init_actor(key, num_envs)
         tracker = EpisodeTracker(num_envs)
         left = np.full(num_envs, episodes // num_envs)
         left[: episodes % num_envs] += 1
-        finished = []
+        finished: list[Episode] = []
         timestep, tick = env.reset(), 0
         while True:
             for episode in tracker.add(timestep):
@@ -58,11 +65,12 @@ def make_evaluator(config: Config, agent: Agent, make_env: MakeEnv = envs.make_e
                     left[episode.env] -= 1
                     finished.append(episode)
             if not left.any():
-                break
+                return finished
             action, actor = act(params, actor, timestep, tick)
             env.send(np.asarray(action))
             timestep, tick = env.recv(), tick + 1
-        env.close()
+
+    def summary(finished: list[Episode]) -> Evaluation:
         returns = np.array([episode.episode_return for episode in finished])
         return Evaluation(
             len(returns),

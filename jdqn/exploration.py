@@ -33,7 +33,7 @@ def vote(key: chex.PRNGKey, q: chex.Array) -> chex.Array:
       q: `[E, K, A]` f32.
 
     Returns:
-      `[E, A]` f32: votes plus a random fraction below 1.
+      `[E, A]` f32: votes plus a random fraction below one half.
     """
     chex.assert_rank(q, 3)
     votes = jax.nn.one_hot(jnp.argmax(q, axis=-1), q.shape[-1]).sum(axis=1)

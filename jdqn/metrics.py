@@ -108,10 +108,13 @@ class EpisodeTracker:
 
 def check_run_dir(path: pathlib.Path) -> None:
     """Raises ConfigError where a run directory is taken or cannot be made; makes nothing."""
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"run directory {path} is a file")
-    if path.is_dir() and any(path.iterdir()):
-        raise ConfigError(f"run directory {path} is already used; name another with --run-dir")
+    try:
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"run directory {path} is a file")
+        if path.is_dir() and any(path.iterdir()):
+            raise ConfigError(f"run directory {path} is already used; name another with --run-dir")
+    except OSError as error:
+        raise ConfigError(f"cannot use run directory {path}: {error.strerror}") from None
 
 
 class RunDirectory:

@@ -32,12 +32,6 @@ def init(num_rows: int, num_envs: int) -> Priorities:
     )
 
 
-def get_row(state: Priorities, row: chex.Numeric) -> chex.Array:
-    """Leaves of one ring row, `[E]` f32."""
-    rows_per_block = state.leaves.shape[1]
-    return state.leaves[row // rows_per_block, row % rows_per_block]
-
-
 def set_row(state: Priorities, row: chex.Numeric, value: chex.Numeric) -> Priorities:
     """Sets the leaves of one ring row; `value` is `[E]` or a scalar, f32."""
     rows_per_block = state.leaves.shape[1]

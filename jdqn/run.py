@@ -86,10 +86,10 @@ class Run:
         fields = self._cfg.train
         if self._due(fields.log_period_steps):
             self._log(learned)
-        if fields.eval_episodes and self._due(fields.eval_period_steps):
-            self._run_evaluation(state)
         if self._due(fields.checkpoint_period_steps):
             self._checkpoint(state)
+        if fields.eval_episodes and self._due(fields.eval_period_steps):
+            self._run_evaluation(state)
         self._seen_steps = self._steps
         return self._all_reached
 

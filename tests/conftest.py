@@ -45,6 +45,11 @@ def vector_spec(width=3, frame_stack=2, num_actions=3):
     return EnvSpec((width,), np.dtype(np.float32), frame_stack, num_actions, 1.0)
 
 
+def leaves_of_row(priorities, row):
+    """Leaves of one ring row, `[E]`."""
+    return priorities.leaves.reshape(-1, priorities.leaves.shape[-1])[row]
+
+
 @pytest.fixture
 def rng():
     """A NumPy generator, the same for every test."""

@@ -94,7 +94,7 @@ def test_evaluation_ends_where_breakout_is_never_launched():
         "Breakout", network__torso="mlp", env__max_episode_steps=25, train__eval_episodes=2
     )
     idle = types.SimpleNamespace(
-        act_greedily=lambda params, actor, timestep, tick: (jnp.zeros(2, jnp.int32), actor),
+        act_in_evaluation=lambda params, actor, timestep, tick: (jnp.zeros(2, jnp.int32), actor),
         init_actor=lambda key, num_envs: jnp.zeros(()),
     )
     result = evaluate.make_evaluator(config, idle)({}, 0)

@@ -257,3 +257,11 @@ def test_vmapped_seeds_agree_with_single_ones_for_one_learn_call():
     single, *_ = learn(single, 12, 1)
     own = jax.tree.map(lambda x: x[1], stacked.state.params)
     chex.assert_trees_all_close(own, single.state.params, atol=1e-5, rtol=1e-5)
+
+
+def test_the_environments_key_is_no_other():
+    """fold_in(key, 1) would be the second half of split(key), the replay's."""
+    key = jax.random.key(3)
+    others = [*jax.random.split(key), *(jax.random.fold_in(key, tick) for tick in range(100))]
+    own = jax.random.key_data(envs.env_key(3)).tolist()
+    assert own not in [jax.random.key_data(other).tolist() for other in others]

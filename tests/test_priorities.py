@@ -21,7 +21,7 @@ LEAF = st.sampled_from([0.0, 0.0, 1e-30, 1e-6, 0.5, 1.0, 3.0, 1e6])
 set_row = jax.jit(priorities.set_row)
 set_leaves = jax.jit(priorities.set_leaves)
 draw = jax.jit(priorities.draw, static_argnums=2)
-get_rows = jax.jit(jax.vmap(priorities.get_row, in_axes=(None, 0)))
+get_rows = jax.jit(jax.vmap(conftest.leaves_of_row, in_axes=(None, 0)))
 
 
 def empty(num_rows, num_envs, block_leaves=priorities.BLOCK_LEAVES):

@@ -10,6 +10,7 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 import pytest
 from hypothesis import stateful
 from hypothesis import strategies as st
@@ -73,7 +74,7 @@ def setup(num_rows, num_envs, num_stack, n_step, image=False, **overrides):
         sample=jax.jit(memory.sample),
         update=jax.jit(memory.update, donate_argnums=0),
         leaves=jax.jit(
-            lambda state: jax.vmap(priorities.get_row, in_axes=(None, 0))(
+            lambda state: jax.vmap(conftest.leaves_of_row, in_axes=(None, 0))(
                 state.priorities, jnp.arange(num_rows)
             )
         ),
@@ -543,3 +544,29 @@ def test_a_buffer_beyond_four_gigabytes(rng):
     np.testing.assert_array_equal(stored[:3], frames[5:].reshape(3, 2, -1))
     wrapped = start - 2**32 // (2 * 84 * 84)
     assert not stored[wrapped - 2 : wrapped + 8].any()
+
+
+@pytest.mark.slow
+def test_a_million_frames_are_filled_and_sampled():
+    """The papers' replay for real: every row written, in place, and drawn from end to end."""
+    config = conftest.tiny(env__num_envs=32, env__frame_stack=4, replay__capacity=1_000_000)
+    memory = replay.make_replay(config, ATARI)
+    assert memory.num_bytes < 7.2e9
+    before = psutil.Process().memory_info().rss
+    state = jax.jit(memory.init)(jax.random.key(0))
+    add, no = jax.jit(memory.add, donate_argnums=0), np.zeros(32, bool)
+    num_rows = memory.capacity // 32
+    for tick in range(num_rows + 3):
+        frame = np.full((32, 84, 84), tick % 251, np.uint8)
+        timestep = Timestep(frame, np.zeros(32, np.float32), no, no, no if tick else ~no)
+        state = add(state, timestep, np.zeros(32, int), tick)
+    rows = []
+    for seed in range(200):
+        batch = jax.jit(memory.sample)(state, jax.random.key(seed), 0)
+        tick = np.where(batch.row < 3, batch.row + num_rows, batch.row)
+        np.testing.assert_array_equal(batch.obs[:, -1, 0, 0], tick % 251)
+        np.testing.assert_array_equal(batch.next_obs[:, -1, 83, 83], (tick + 1) % 251)
+        rows += batch.row.tolist()
+    assert min(rows) < 0.02 * num_rows
+    assert max(rows) > 0.98 * num_rows
+    assert psutil.Process().memory_info().rss - before < 7.5e9  # no second copy

@@ -55,6 +55,7 @@ class GymEnv:
         dtype: np.dtype
         if isinstance(space, spaces.Discrete):
             self._classes, self._offset = int(space.n), int(space.start)
+            self._one_hot = np.eye(self._classes, dtype=np.uint8)
             shape, dtype, scale = (self._classes,), np.dtype(np.uint8), 1.0
         elif (
             isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
@@ -103,5 +104,5 @@ class GymEnv:
     def _frame(self, observation: np.ndarray) -> np.ndarray:
         """Fresh array `[E, *frame_shape]`."""
         if self._classes:
-            return np.eye(self._classes, dtype=np.uint8)[observation - self._offset]
+            return self._one_hot[observation - self._offset]
         return np.array(observation, self.spec.frame_dtype)

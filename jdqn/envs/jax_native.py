@@ -37,7 +37,8 @@ class JaxEnv(NamedTuple):
 
 def env_key(seed: chex.Numeric) -> chex.PRNGKey:
     """The environments' key of a seed, apart from the keys of agent and replay."""
-    return jax.random.fold_in(jax.random.key(seed), 1)
+    # Beyond every tick and every split of the same key: fold_in(key, 1) is split(key)[1].
+    return jax.random.fold_in(jax.random.key(seed), np.uint32(2**31))
 
 
 def is_native(name: str) -> bool:
