@@ -2,6 +2,7 @@
 
 import pathlib
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
@@ -14,6 +15,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+# Compilation falls into whichever example comes first.
+hypothesis.settings.register_profile("jdqn", deadline=None)
+hypothesis.settings.load_profile("jdqn")
 
 TINY = {
     "env.num_envs": 4,
