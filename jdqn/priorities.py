@@ -32,12 +32,18 @@ def init(num_rows: int, num_envs: int) -> Priorities:
     )
 
 
-def set_row(state: Priorities, row: chex.Numeric, value: chex.Numeric) -> Priorities:
-    """Sets the leaves of one ring row; `value` is `[E]` or a scalar, f32."""
+def set_rows(state: Priorities, row: chex.Array, value: chex.Array) -> Priorities:
+    """Sets the leaves of whole ring rows; `row` is `[n]`, `value` `[n, E]` f32.
+
+    A row may be named twice with the same value only.
+    """
     rows_per_block = state.leaves.shape[1]
     block = row // rows_per_block
     leaves = state.leaves.at[block, row % rows_per_block].set(value)
-    return Priorities(leaves, state.sums.at[block].set(jnp.sum(leaves[block])))
+    # Without the barrier XLA would sum blocks of its own making, from the old leaves, and copy all
+    # of them to have both.
+    leaves = jax.lax.optimization_barrier(leaves)
+    return Priorities(leaves, state.sums.at[block].set(jnp.sum(leaves[block], axis=(1, 2))))
 
 
 def set_leaves(

@@ -120,11 +120,12 @@ def make_replay(config: Config, spec: EnvSpec) -> Replay:
         # has just lost the oldest frame of its stack.
         opening = (row - n_step) % num_rows
         may_open = ~state.last[opening] & jnp.any(state.mask[opening] > 0, axis=-1)
-        leaves = priorities.set_row(state.priorities, row, 0.0)
-        leaves = priorities.set_row(
-            leaves, opening, jnp.where(may_open, leaf_of(state.max_priority), 0.0)
+        closed = jnp.zeros((num_envs,), jnp.float32)
+        leaves = priorities.set_rows(
+            state.priorities,
+            jnp.stack([row, opening, (row + num_stack - 1) % num_rows]),
+            jnp.stack([closed, jnp.where(may_open, leaf_of(state.max_priority), 0.0), closed]),
         )
-        leaves = priorities.set_row(leaves, (row + num_stack - 1) % num_rows, 0.0)
         return state.replace(priorities=leaves)
 
     def gather_stack(state: ReplayState, row: chex.Array, env: chex.Array) -> chex.Array:

@@ -18,7 +18,15 @@ SHAPES = [(7, 3, 6), (4, 2, 1024), (5, 4, 3)]
 BATCH = 6
 LEAF = st.sampled_from([0.0, 0.0, 1e-30, 1e-6, 0.5, 1.0, 3.0, 1e6])
 
-set_row = jax.jit(priorities.set_row)
+
+def one_row(state, row, value):
+    """Sets one ring row to values `[E]` or to one value."""
+    num_envs = state.leaves.shape[-1]
+    value = jnp.broadcast_to(jnp.asarray(value, jnp.float32), (num_envs,))
+    return priorities.set_rows(state, jnp.asarray(row)[None], value[None])
+
+
+set_row = jax.jit(one_row)
 set_leaves = jax.jit(priorities.set_leaves)
 draw = jax.jit(priorities.draw, static_argnums=2)
 get_rows = jax.jit(jax.vmap(conftest.leaves_of_row, in_axes=(None, 0)))
@@ -34,7 +42,7 @@ def empty(num_rows, num_envs, block_leaves=priorities.BLOCK_LEAVES):
 def filled(state, leaves):
     """Writes `leaves` `[T, E]` row by row."""
     rows = jnp.arange(leaves.shape[0])
-    return jax.lax.scan(lambda s, x: (priorities.set_row(s, *x), None), state, (rows, leaves))[0]
+    return jax.lax.scan(lambda s, x: (one_row(s, *x), None), state, (rows, leaves))[0]
 
 
 def check_draws(state, twin, key, size=64):
