@@ -514,6 +514,29 @@ def test_copies_of_the_frames_are_found():
         assert not_donated.copies and not not_donated.in_place
 
 
+def test_add_copies_no_leaves():
+    """Each copy of a million leaves costs more than the rest of `add`."""
+    memory, _, (_, state), row, _ = atari()
+    leaves = re.escape(f"f32{list(state.priorities.leaves.shape)}".replace(" ", ""))
+
+    def copies(f):
+        text = jax.jit(f, donate_argnums=0).lower(state, *row).compile().as_text()
+        return len(re.findall(rf"= \(?{leaves}.* copy(?:-start)?\(", text))
+
+    def one_by_one(state, timestep, action, tick):
+        priorities_ = state.priorities
+        for ahead in range(2):
+            inside = priorities_.leaves[tick + ahead].at[0].set(timestep.reward)
+            priorities_ = priorities_.replace(
+                leaves=priorities_.leaves.at[tick + ahead].set(inside),
+                sums=priorities_.sums.at[tick + ahead].set(inside.sum()),
+            )
+        return memory.add(state.replace(priorities=priorities_), timestep, action, tick)
+
+    assert copies(memory.add) == 0
+    assert copies(one_by_one) > 0
+
+
 @pytest.mark.slow
 def test_a_buffer_beyond_four_gigabytes(rng):
     config = conftest.tiny(env__num_envs=2, env__frame_stack=4, replay__capacity=650_000)
