@@ -206,7 +206,7 @@ class Progress:
             return "–" if value is None else format(value, form)
 
         text = (
-            f"steps {steps:,}  episodes {show('episodes', ',')}  return "
+            f"steps {steps:,}  episodes {show('episodes', ',.0f')}  return "
             f"{show('episode_return', '.2f')}  {show('steps_per_second', ',.0f')} steps/s  "
             f"epsilon {show('epsilon', '.3f')}  loss {show('loss', '.4g')}"
         )
