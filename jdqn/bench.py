@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdqn import agent as agent_lib
-from jdqn import config, envs, networks, replay, train
+from jdqn import config, envs, networks, peers, replay, train
 from jdqn.config import Config, ConfigError
 from jdqn.records import EnvSpec
 from jdqn.run import check_memory
@@ -189,15 +189,12 @@ def update_flops(cfg: Config, spec: EnvSpec) -> float:
     return count(jax.grad(forward)) + forwards * count(forward)
 
 
-def bench_loop(cfg: Config, *, steps: int) -> Iterator[Row]:
-    """Runs the training loop itself and reads the speed from its own log.
+def loop_rate(cfg: Config, *, steps: int) -> Row:
+    """Agent steps per second of each seed while learning, by the log of the training loop itself.
 
     Args:
       cfg: what is trained; learning starts as early as it may.
       steps: agent steps to measure.
-
-    Yields:
-      Agent steps per second while learning, and the peak memory of the process.
     """
     start = max(cfg.replay.batch_size, 64 * cfg.env.num_envs)
     period = max(steps // 10, 4 * max(cfg.env.num_envs, cfg.train.update_period_steps))
@@ -215,13 +212,37 @@ def bench_loop(cfg: Config, *, steps: int) -> Iterator[Row]:
         log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     # The first log event after the start holds the compilation.
     rates = [row["steps_per_second"] for row in log if row["steps"] > start + 2 * period]
-    rate = float(np.median(rates))
-    yield Row("whole loop", rate, "steps/s", f"median of {len(rates)} log events")
+    seeds, period = cfg.train.num_seeds, cfg.train.update_period_steps
+    several = f", each of {seeds} seeds" if seeds > 1 else ""
+    note = f"update every {period}{several}, median of {len(rates)} log events"
+    return Row("whole loop", float(np.median(rates)), "steps/s", note)
+
+
+def bench_loop(cfg: Config, *, steps: int) -> Iterator[Row]:
+    """The speed of the training loop and the peak memory of the process so far."""
+    yield loop_rate(cfg, steps=steps)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield Row("peak host memory", peak * (1 if sys.platform == "darwin" else 1024) / 1e9, "GB")
     stats = jax.devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         yield Row("peak device memory", stats["peak_bytes_in_use"] / 1e9, "GB")
+
+
+def bench_peer(cfg: Config, *, steps: int) -> Iterator[Row]:
+    """The loop beside Stable-Baselines3's, at one update per step and at one per four.
+
+    The peer runs as it comes, one environment, and with as many side by side as here.
+    """
+    for period in (1, 4):
+        own = loop_rate(config.with_overrides(cfg, train__update_period_steps=period), steps=steps)
+        yield own
+        for num_envs in dict.fromkeys((1, cfg.env.num_envs)):
+            peer_cfg = config.with_overrides(
+                cfg, train__update_period_steps=period, env__num_envs=num_envs
+            )
+            rate = peers.sb3_steps_per_second(peer_cfg, steps=4_000)
+            times = f"{num_envs} environments; jdqn is {own.value / rate:.1f} times as fast"
+            yield Row("Stable-Baselines3", rate, "steps/s", times)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -232,15 +253,19 @@ def main(argv: list[str] | None = None) -> None:
         epilog="example: python -m jdqn.bench --env Breakout --csv bench.csv",
     )
     parser.add_argument(
-        "--steps", metavar="N", default="5_000", help="agent steps of the loop (default: 5_000)"
+        "--steps", metavar="N", help="agent steps of the loop (default: 5_000; JAX-native: 50_000)"
     )
+    parser.add_argument("--peer", metavar="NAME", help="sb3: only the loop, beside that library's")
     parser.add_argument("--csv", metavar="FILE", help="also write the figures there")
     config.add_options(parser)
     arguments = parser.parse(argv)
     try:
         cfg = config.from_options(arguments)
-        if not arguments.steps.replace("_", "").isdigit():
-            raise ConfigError(f"--steps {arguments.steps}: expected a whole number of agent steps")
+        steps = arguments.steps or ("50_000" if envs.is_native(cfg.env.name) else "5_000")
+        if not steps.replace("_", "").isdigit():
+            raise ConfigError(f"--steps {steps}: expected a whole number of agent steps")
+        if arguments.peer not in (None, "sb3"):
+            raise ConfigError(f"--peer {arguments.peer}: unknown library (known: sb3)")
         device = jax.devices()[0]
         write = sys.stdout.write
         write(
@@ -249,9 +274,13 @@ def main(argv: list[str] | None = None) -> None:
             f"{device.device_kind}, jax {jax.__version__}\n"
         )
         rows = []
-        for row in itertools.chain(
-            bench_stages(cfg, seconds=5.0), bench_loop(cfg, steps=int(arguments.steps))
-        ):
+        measured = (
+            bench_peer(cfg, steps=int(steps))
+            if arguments.peer
+            # The loop first: peak memory is that of the process.
+            else itertools.chain(bench_loop(cfg, steps=int(steps)), bench_stages(cfg, seconds=5.0))
+        )
+        for row in measured:
             rows.append(row)
             write(f"{row.stage:26} {row.value:12,.3f} {row.unit:8} {row.note}\n")
             sys.stdout.flush()

@@ -48,145 +48,126 @@ class _Section(pydantic.BaseModel):
         strict=True,
         frozen=True,
         extra="forbid",
-        use_attribute_docstrings=True,
         allow_inf_nan=False,
     )
+
+
+def _doc(text: str) -> Any:
+    """A field without a default, and its help."""
+    return Field(description=text)
 
 
 class Env(_Section):
     """The environment."""
 
-    name: str
-    """an Atari game (Breakout), a Gymnasium id (CartPole-v1) or JAX-native (minatar/Breakout)"""
-    num_envs: Width
-    """environments stepped together"""
-    num_threads: Count
-    """emulator threads; 0: as many as usable cores, at most one per environment"""
-    size: Width
-    """side of bsuite/DeepSea"""
-    stochastic: bool
-    """bsuite/DeepSea: actions fail and rewards are noisy"""
-    frame_skip: Annotated[int, Field(gt=0, le=1_000)]
-    """Atari: frames per agent step, the last two maximised"""
-    frame_stack: Annotated[int, Field(gt=0, le=255)]
-    """S, frames the agent sees at once"""
-    sticky_probability: Probability
-    """Atari: probability that the emulator repeats the previous action (Machado et al.: 0.25)"""
-    full_action_space: bool
-    """Atari: all 18 actions instead of the game's own"""
-    noop_max: Annotated[int, Field(ge=1, le=1_000_000)]
-    """Atari: an episode starts after 1 to this many no-ops"""
-    fire_on_reset: bool
-    """Atari: press FIRE at the start of an episode, where the game has it"""
-    life_loss_terminates: bool
-    """Atari: a lost life ends the bootstrap; the episode and its score go on"""
-    max_episode_steps: PositiveSteps
-    """Atari: agent steps after which a game is truncated"""
+    name: str = _doc(
+        "an Atari game (Breakout), a Gymnasium id (CartPole-v1) or JAX-native (minatar/Breakout)"
+    )
+    num_envs: Width = _doc("environments stepped together")
+    num_threads: Count = _doc(
+        "emulator threads; 0: as many as usable cores, at most one per environment"
+    )
+    size: Width = _doc("side of bsuite/DeepSea")
+    stochastic: bool = _doc("bsuite/DeepSea: actions fail and rewards are noisy")
+    frame_skip: Annotated[int, Field(gt=0, le=1_000)] = _doc(
+        "Atari: frames per agent step, the last two maximised"
+    )
+    frame_stack: Annotated[int, Field(gt=0, le=255)] = _doc("S, frames the agent sees at once")
+    sticky_probability: Probability = _doc(
+        "Atari: probability that the emulator repeats the previous action (Machado et al.: 0.25)"
+    )
+    full_action_space: bool = _doc("Atari: all 18 actions instead of the game's own")
+    noop_max: Annotated[int, Field(ge=1, le=1_000_000)] = _doc(
+        "Atari: an episode starts after 1 to this many no-ops"
+    )
+    fire_on_reset: bool = _doc(
+        "Atari: press FIRE at the start of an episode, where the game has it"
+    )
+    life_loss_terminates: bool = _doc(
+        "Atari: a lost life ends the bootstrap; the episode and its score go on"
+    )
+    max_episode_steps: PositiveSteps = _doc("Atari: agent steps after which a game is truncated")
 
 
 class Network(_Section):
     """The Q-network."""
 
-    torso: Literal["auto", "nature", "minatar", "mlp", "none"]
-    """what the heads share; auto: by observation; none: the heads share nothing"""
-    torso_hidden: Widths
-    """widths of the mlp torso"""
-    hidden: Widths
-    """hidden widths of each head"""
-    heads: Annotated[int, Field(gt=0, le=1024)]
-    """K, bootstrap heads"""
+    torso: Literal["auto", "nature", "minatar", "mlp", "none"] = _doc(
+        "what the heads share; auto: by observation; none: the heads share nothing"
+    )
+    torso_hidden: Widths = _doc("widths of the mlp torso")
+    hidden: Widths = _doc("hidden widths of each head")
+    heads: Annotated[int, Field(gt=0, le=1024)] = _doc("K, bootstrap heads")
 
 
 class Replay(_Section):
     """The replay."""
 
-    capacity: Annotated[int, Field(gt=0, le=10**15)]
-    """transitions over all environments, rounded up to whole rows"""
-    batch_size: Width
-    """transitions per update"""
-    n_step: Annotated[int, Field(gt=0, le=255)]
-    """N, rewards summed before the bootstrap"""
-    priority_exponent: Probability
-    """α of prioritised replay; 0: uniform"""
-    priority_epsilon: PositiveFloat
-    """added to |TD error| before the exponent"""
-    importance_exponent: Probability
-    """β at the start"""
-    importance_exponent_final: Probability
-    """β at the end"""
-    importance_anneal_steps: Steps
-    """agent steps from the first β to the final; 0: the whole run"""
-    mask_probability: Annotated[float, Field(gt=0, le=1)]
-    """probability that a transition is shown to a head"""
+    capacity: Annotated[int, Field(gt=0, le=10**15)] = _doc(
+        "transitions over all environments, rounded up to whole rows"
+    )
+    batch_size: Width = _doc("transitions per update")
+    n_step: Annotated[int, Field(gt=0, le=255)] = _doc("N, rewards summed before the bootstrap")
+    priority_exponent: Probability = _doc("α of prioritised replay; 0: uniform")
+    priority_epsilon: PositiveFloat = _doc("added to |TD error| before the exponent")
+    importance_exponent: Probability = _doc("β at the start")
+    importance_exponent_final: Probability = _doc("β at the end")
+    importance_anneal_steps: Steps = _doc(
+        "agent steps from the first β to the final; 0: the whole run"
+    )
+    mask_probability: Annotated[float, Field(gt=0, le=1)] = _doc(
+        "probability that a transition is shown to a head"
+    )
 
 
 class Optimizer(_Section):
     """The optimiser."""
 
-    name: Literal["adam", "rmsprop"]
-    """rmsprop is centred, as in Nature DQN"""
-    learning_rate: PositiveFloat
-    """at the start"""
-    learning_rate_final: Annotated[PositiveFloat | None, _none]
-    """at the end of the run, linearly; "none": constant"""
-    eps: PositiveFloat
-    """added to the denominator (inside the root for rmsprop)"""
-    decay: Annotated[float, Field(ge=0, lt=1)]
-    """rmsprop: of the running moments"""
-    max_gradient_norm: NonNegative
-    """global norm to which gradients are clipped; 0: off"""
+    name: Literal["adam", "rmsprop"] = _doc("rmsprop is centred, as in Nature DQN")
+    learning_rate: PositiveFloat = _doc("at the start")
+    learning_rate_final: Annotated[PositiveFloat | None, _none] = _doc(
+        'at the end of the run, linearly; "none": constant'
+    )
+    eps: PositiveFloat = _doc("added to the denominator (inside the root for rmsprop)")
+    decay: Annotated[float, Field(ge=0, lt=1)] = _doc("rmsprop: of the running moments")
+    max_gradient_norm: NonNegative = _doc("global norm to which gradients are clipped; 0: off")
 
 
 class Agent(_Section):
     """The algorithm."""
 
-    name: str
-    """the file under configs/agents"""
-    discount: Probability
-    """γ"""
-    double: bool
-    """the online network selects the action that the target evaluates"""
-    loss: Literal["huber", "squared"]
-    """of the TD error; huber has δ = 1"""
-    reward_clip: NonNegative
-    """rewards are clipped to ± this when drawn; 0: off"""
-    target_period_steps: PositiveSteps
-    """agent steps between copies of the online parameters to the target"""
-    epsilon_start: Probability
-    """exploration until learning starts"""
-    epsilon_end: Probability
-    """exploration after the decay"""
-    epsilon_decay_steps: Steps
-    """agent steps of the decay, from the start of learning"""
-    epsilon_eval: Probability
-    """exploration in evaluation"""
+    name: str = _doc("the file under configs/agents")
+    discount: Probability = _doc("γ")
+    double: bool = _doc("the online network selects the action that the target evaluates")
+    loss: Literal["huber", "squared"] = _doc("of the TD error; huber has δ = 1")
+    reward_clip: NonNegative = _doc("rewards are clipped to ± this when drawn; 0: off")
+    target_period_steps: PositiveSteps = _doc(
+        "agent steps between copies of the online parameters to the target"
+    )
+    epsilon_start: Probability = _doc("exploration until learning starts")
+    epsilon_end: Probability = _doc("exploration after the decay")
+    epsilon_decay_steps: Steps = _doc("agent steps of the decay, from the start of learning")
+    epsilon_eval: Probability = _doc("exploration in evaluation")
 
 
 class Train(_Section):
     """The run."""
 
-    steps: PositiveSteps
-    """agent steps over all environments (Atari: 4 frames each)"""
-    learning_starts_steps: Steps
-    """agent steps before the first update"""
-    update_period_steps: PositiveSteps
-    """agent steps per update"""
-    seed: Annotated[int, Field(ge=0, lt=2**31 - 20_000)]
-    """of everything random"""
-    num_seeds: Annotated[int, Field(gt=0, le=1024)]
-    """runs side by side with seeds from `seed` on; JAX-native environments only"""
-    stop_return: Annotated[float | None, _none]
-    """stop when the mean return of the last 100 episodes reaches it; "none": never"""
-    log_period_steps: PositiveSteps
-    """agent steps between log events"""
-    eval_period_steps: Steps
-    """agent steps between evaluations; 0: only at the end"""
-    eval_episodes: Count
-    """full episodes of an evaluation; 0: never evaluate"""
-    checkpoint_period_steps: Steps
-    """agent steps between checkpoints; 0: only at the end"""
-    checkpoint_keep: Positive
-    """checkpoints kept, the newest"""
+    steps: PositiveSteps = _doc("agent steps over all environments (Atari: 4 frames each)")
+    learning_starts_steps: Steps = _doc("agent steps before the first update")
+    update_period_steps: PositiveSteps = _doc("agent steps per update")
+    seed: Annotated[int, Field(ge=0, lt=2**31 - 20_000)] = _doc("of everything random")
+    num_seeds: Annotated[int, Field(gt=0, le=1024)] = _doc(
+        "runs side by side with seeds from `seed` on; JAX-native environments only"
+    )
+    stop_return: Annotated[float | None, _none] = _doc(
+        'stop when the mean return of the last 100 episodes reaches it; "none": never'
+    )
+    log_period_steps: PositiveSteps = _doc("agent steps between log events")
+    eval_period_steps: Steps = _doc("agent steps between evaluations; 0: only at the end")
+    eval_episodes: Count = _doc("full episodes of an evaluation; 0: never evaluate")
+    checkpoint_period_steps: Steps = _doc("agent steps between checkpoints; 0: only at the end")
+    checkpoint_keep: Positive = _doc("checkpoints kept, the newest")
 
 
 class Config(_Section):

@@ -1,19 +1,22 @@
 """Full games with saved parameters: `python -m jdqn.evaluate RUN`."""
 
 import contextlib
+import itertools
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jdqn import checkpoint, envs
-from jdqn.agent import Agent, AgentState, make_agent
+from jdqn.agent import ActorState, Agent, AgentState, make_agent
 from jdqn.config import Config, ConfigError, Parser, load_config, parse_value, with_overrides
 from jdqn.metrics import Episode, EpisodeTracker, Evaluation, human_normalised
+from jdqn.records import Timestep
 from jdqn.replay import make_replay
 
 # Far from the training seeds, and apart from each other: what picks the best evaluation of a run
@@ -21,6 +24,7 @@ from jdqn.replay import make_replay
 TRAINING_SEED_OFFSET = 10_000
 COMMAND_SEED_OFFSET = 20_000
 MAX_PARALLEL_GAMES = 32
+TICKS_PER_CALL = 64
 
 
 MakeEnv = Callable[..., envs.VectorEnv]
@@ -44,31 +48,61 @@ def make_evaluator(config: Config, agent: Agent, make_env: MakeEnv = envs.make_e
     act = jax.jit(agent.act_in_evaluation, donate_argnums=1)
     episodes = config.train.eval_episodes
     num_envs = min(episodes, MAX_PARALLEL_GAMES)
+    is_native = envs.is_native(config.env.name)
 
     def evaluate(params: chex.ArrayTree, seed: int) -> Evaluation:
-        env = make_env(config, num_envs=num_envs, seed=seed)
-        with contextlib.closing(env):
-            return summary(play(params, env, seed))
-
-    def play(params: chex.ArrayTree, env: envs.VectorEnv, seed: int) -> list[Episode]:
         # Apart from the environments' key of the same seed.
         key = jax.random.fold_in(jax.random.key(seed), np.uint32(2**31 + 1))
         actor = agent.init_actor(key, num_envs)
+        games = play_native(params, actor, seed) if is_native else play(params, actor, seed)
+        with contextlib.closing(games):
+            return summary(finished_in(games))
+
+    def finished_in(timesteps: Iterable[Timestep]) -> list[Episode]:
         tracker = EpisodeTracker(num_envs)
         left = np.full(num_envs, episodes // num_envs)
         left[: episodes % num_envs] += 1
         finished: list[Episode] = []
-        timestep, tick = env.reset(), 0
-        while True:
+        for timestep in timesteps:
             for episode in tracker.add(timestep):
                 if left[episode.env]:
                     left[episode.env] -= 1
                     finished.append(episode)
             if not left.any():
-                return finished
-            action, actor = act(params, actor, timestep, tick)
-            env.send(np.asarray(action))
-            timestep, tick = env.recv(), tick + 1
+                break
+        return finished
+
+    def play(params: chex.ArrayTree, actor: ActorState, seed: int) -> Generator[Timestep]:
+        with contextlib.closing(make_env(config, num_envs=num_envs, seed=seed)) as env:
+            timestep = env.reset()
+            for tick in itertools.count():
+                yield timestep
+                action, actor = act(params, actor, timestep, tick)
+                env.send(np.asarray(action))
+                timestep = env.recv()
+
+    if is_native:
+        env = envs.make_native_env(config, num_envs=num_envs)
+
+        @jax.jit
+        def many_ticks(params: chex.ArrayTree, carry: tuple, first: chex.Numeric) -> tuple:
+            """`TICKS_PER_CALL` ticks in one call, and their timesteps without frames."""
+
+            def body(carry: tuple, tick: chex.Numeric) -> tuple[tuple, Timestep]:
+                actor, env_state, timestep = carry
+                action, actor = agent.act_in_evaluation(params, actor, timestep, tick)
+                env_state, following = env.step(env_state, action, tick)
+                return (actor, env_state, following), timestep._replace(frame=None)
+
+            return jax.lax.scan(body, carry, first + jnp.arange(TICKS_PER_CALL))
+
+    def play_native(params: chex.ArrayTree, actor: ActorState, seed: int) -> Generator[Timestep]:
+        carry = (actor, *env.init(envs.env_key(seed)))
+        for first in itertools.count(step=TICKS_PER_CALL):
+            carry, seen = many_ticks(params, carry, first)
+            seen = jax.device_get(seen)
+            for i in range(TICKS_PER_CALL):
+                yield jax.tree.map(lambda x, i=i: x[i], seen)
 
     def summary(finished: list[Episode]) -> Evaluation:
         returns = np.array([episode.episode_return for episode in finished])

@@ -2,11 +2,13 @@
 
 The same `act`, `add`, `learn` as the host loop, in the same order, inside one compiled loop. Two
 programs are compiled, one for the warm-up and one for training. On an accelerator seeds are
-mapped with `vmap`. On a CPU each seed keeps its own buffers and the one program is called for one
-seed after the other without waiting: exact, without copies, and seeds share the cores.
+mapped with `vmap`. On a CPU each seed keeps its own buffers and one program is called for each from
+a pool of threads, one a core: exact, without copies.
 """
 
+import concurrent.futures
 import contextlib
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Iterator
@@ -35,22 +37,15 @@ class Carry(NamedTuple):
     timestep: Timestep
 
 
-class Flags(NamedTuple):
-    """What a tick leaves for the books of the host: fields of its timestep, `[ticks, E]`."""
-
-    reward: chex.Array
-    last: chex.Array
-    first: chex.Array
-
-
 class Loop(NamedTuple):
     """Pure functions of one seed. `num_ticks` is dynamic: one program serves every length."""
 
     init: Callable[[chex.Numeric], Carry]
-    # (carry, first tick, number of ticks up to max_ticks) -> carry, flags [max_ticks, E]
-    warm_up: Callable[[Carry, chex.Numeric, chex.Numeric], tuple[Carry, Flags]]
+    # (carry, first tick, number of ticks up to max_ticks) -> carry, timesteps without their frames
+    # [max_ticks, E]
+    warm_up: Callable[[Carry, chex.Numeric, chex.Numeric], tuple[Carry, Timestep]]
     # the same, and the metrics of the last learn call
-    train: Callable[[Carry, chex.Numeric, chex.Numeric], tuple[Carry, Flags, dict[str, chex.Array]]]
+    train: Callable[[Carry, chex.Numeric, chex.Numeric], tuple[Carry, Timestep, dict]]
 
 
 def make_loop(
@@ -73,42 +68,51 @@ def make_loop(
         env_state, timestep = env.init(envs.env_key(seed))
         return Carry(state, actor, memory.init(replay_key), env_state, timestep)
 
-    def no_flags() -> Flags:
+    def nothing_seen() -> Timestep:
         no = jnp.zeros((max_ticks, num_envs), bool)
-        return Flags(jnp.zeros((max_ticks, num_envs), jnp.float32), no, no)
+        return Timestep(None, jnp.zeros((max_ticks, num_envs), jnp.float32), no, no, no)
 
     def act_add_step(
-        carry: Carry, flags: Flags, first: chex.Numeric, i: chex.Numeric
-    ) -> tuple[Carry, Flags]:
+        carry: Carry, seen: Timestep, first: chex.Numeric, i: chex.Numeric
+    ) -> tuple[Carry, Timestep]:
         state, actor, replay_state, env_state, timestep = carry
         tick = first + i
         action, actor = agent.act(state.params, actor, timestep, tick)
         replay_state = memory.add(replay_state, timestep, action, tick)
         env_state, following = env.step(env_state, action, tick)
-        seen = Flags(timestep.reward, timestep.last, timestep.first)
-        flags = jax.tree.map(lambda all_ticks, one: all_ticks.at[i].set(one), flags, seen)
-        return Carry(state, actor, replay_state, env_state, following), flags
+        now = timestep._replace(frame=None)
+        seen = jax.tree.map(lambda all_ticks, one: all_ticks.at[i].set(one), seen, now)
+        return Carry(state, actor, replay_state, env_state, following), seen
 
-    def warm_up(carry: Carry, first: chex.Numeric, num_ticks: chex.Numeric) -> tuple[Carry, Flags]:
-        def body(i: chex.Numeric, loop: tuple[Carry, Flags]) -> tuple[Carry, Flags]:
+    def warm_up(
+        carry: Carry, first: chex.Numeric, num_ticks: chex.Numeric
+    ) -> tuple[Carry, Timestep]:
+        def body(i: chex.Numeric, loop: tuple[Carry, Timestep]) -> tuple[Carry, Timestep]:
             return act_add_step(*loop, first, i)
 
-        return jax.lax.fori_loop(0, num_ticks, body, (carry, no_flags()))
+        return jax.lax.fori_loop(0, num_ticks, body, (carry, nothing_seen()))
 
     def train(
         carry: Carry, first: chex.Numeric, num_ticks: chex.Numeric
-    ) -> tuple[Carry, Flags, dict[str, chex.Array]]:
-        def body(call: chex.Numeric, loop: tuple[Carry, Flags, Any]) -> tuple[Carry, Flags, Any]:
-            carry, flags, _ = loop
-            for i in range(stride):
-                carry, flags = act_add_step(carry, flags, first, call * stride + i)
+    ) -> tuple[Carry, Timestep, dict]:
+        def body(
+            call: chex.Numeric, loop: tuple[Carry, Timestep, Any]
+        ) -> tuple[Carry, Timestep, Any]:
+            carry, seen, _ = loop
+            # A loop, not one `add` after the other: XLA copies arrays that are written twice.
+            carry, seen = jax.lax.fori_loop(
+                0,
+                stride,
+                lambda i, loop: act_add_step(*loop, first, call * stride + i),
+                (carry, seen),
+            )
             tick = first + (call + 1) * stride - 1
             state, replay_state, learned = agent.learn(carry.state, carry.replay_state, tick)
-            return carry._replace(state=state, replay_state=replay_state), flags, learned
+            return carry._replace(state=state, replay_state=replay_state), seen, learned
 
         shapes = jax.eval_shape(agent.learn, carry.state, carry.replay_state, first)[2]
         learned = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return jax.lax.fori_loop(0, num_ticks // stride, body, (carry, no_flags(), learned))
+        return jax.lax.fori_loop(0, num_ticks // stride, body, (carry, nothing_seen(), learned))
 
     return Loop(init, warm_up, train)
 
@@ -160,17 +164,17 @@ def train(cfg: Config, *, run_dir: str | pathlib.Path | None = None, command: st
         stopped = stack.enter_context(stop_signals())
         evaluator = evaluate.make_evaluator(cfg, agent)
         run = stack.enter_context(contextlib.closing(Run(cfg, run_dir, evaluator, memory, command)))
+        # XLA leaves small matrices to one core: seeds share the cores from threads of their own.
+        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(envs.usable_cores()))
         learned: list[Any] = []
         for tick, num_ticks, learns in chunks(cfg):
-            if learns:
-                results = [learn(carry, tick, num_ticks) for carry in groups]
-                learned = [result[2] for result in results]
-            else:
-                results = [warm_up(carry, tick, num_ticks) for carry in groups]
+            call = functools.partial(_call, learn if learns else warm_up, tick, num_ticks)
+            results = list(pool.map(call, groups))
             groups = [result[0] for result in results]
-            flags = each([result[1] for result in results])
+            learned = [result[2] for result in results if learns]
+            seen = each([result[1] for result in results])
             for i in range(num_ticks):
-                run.book(tick + i, [_timestep(flag, i) for flag in flags])
+                run.book(tick + i, [jax.tree.map(lambda x, i=i: x[i], one) for one in seen])
             done = run.look(
                 joined([carry.state for carry in groups]), joined(learned) if learned else {}
             )
@@ -182,6 +186,11 @@ def train(cfg: Config, *, run_dir: str | pathlib.Path | None = None, command: st
             joined(learned) if learned else {},
             stopped_by=stopped[0] if stopped else 0,
         )
+
+
+def _call(program: Any, tick: int, num_ticks: int, carry: Carry) -> Any:
+    """Waits for the result: dispatched without waiting, programs would queue for one thread."""
+    return jax.block_until_ready(program(carry, tick, num_ticks))
 
 
 def _compile(function: Any, stacked: bool) -> Any:
@@ -216,9 +225,3 @@ def chunks(cfg: Config) -> Iterator[tuple[int, int, bool]]:
             until = min(until, first)
         yield tick, until - tick, learns
         tick = until
-
-
-def _timestep(flags: Flags, tick: int) -> Timestep:
-    """What the books need of a timestep."""
-    reward, last, first = (x[tick] for x in flags)
-    return Timestep(frame=None, reward=reward, terminated=last, last=last, first=first)

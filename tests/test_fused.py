@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import chex
 import gymnax
@@ -257,6 +258,40 @@ def test_vmapped_seeds_agree_with_single_ones_for_one_learn_call():
     single, *_ = learn(single, 12, 1)
     own = jax.tree.map(lambda x: x[1], stacked.state.params)
     chex.assert_trees_all_close(own, single.state.params, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("period", "prioritised"), [(1, False), (8, True)])
+def test_no_whole_array_is_copied_in_the_loop(period, prioritised):
+    """On the optimised program; CI repeats it on another release of jax."""
+    config = tiny(
+        CARTPOLE,
+        replay__capacity=40_000,
+        replay__priority_exponent=0.6 if prioritised else 0.0,
+        train__update_period_steps=period,
+        replay__n_step=3,
+    )
+    env = envs.make_native_env(config, num_envs=4)
+    memory = fused.replay.make_replay(config, env.spec)
+    agent = fused.agent_lib.make_agent(config, env.spec, memory)
+    loop = fused.make_loop(config, env, agent, memory, max_ticks=16)
+    carry = jax.eval_shape(loop.init, 0)
+    ring = carry.replay_state
+    large = [x.shape for x in (ring.frame, ring.action, ring.reward, ring.last, ring.mask)]
+    large.append(ring.priorities.leaves.shape)
+    for part in (loop.warm_up, loop.train):
+        compiled = jax.jit(part, donate_argnums=0).lower(carry, 0, 16).compile()
+        assert copies(compiled.as_text(), large) == []
+    both = jax.jit(loop.train).lower(carry, 0, 16).compile()  # not donated: copied once, seen
+    assert copies(both.as_text(), large)
+
+
+def copies(text, shapes):
+    """Copies in an optimised program of arrays of some shapes."""
+    found = []
+    for shape in shapes:
+        size = ",".join(map(str, shape))
+        found += re.findall(rf"= \(?\w+\[{size}\][^=]* copy(?:-start)?\(", text)
+    return found
 
 
 def test_the_environments_key_is_no_other():

@@ -4,6 +4,7 @@ The convention is next-step reset: the step after an end ignores the action and 
 observation of a new episode with reward 0 and `first` set.
 """
 
+import os
 import re
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from jdqn.envs.jax_native import HostEnv, JaxEnv, env_key, is_native
 from jdqn.envs.jax_native import make as _make_native
 from jdqn.records import EnvSpec, Timestep
 
-__all__ = ["VectorEnv", "env_key", "is_native", "make_env", "make_native_env"]
+__all__ = ["VectorEnv", "env_key", "is_native", "make_env", "make_native_env", "usable_cores"]
 
 
 class VectorEnv(Protocol):
@@ -81,6 +82,12 @@ def make_native_env(config: Config, *, num_envs: int) -> JaxEnv:
       ConfigError: as `make_env`.
     """
     return _make_native(config.env, num_envs=num_envs)
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _unknown(name: str, known: list[str]) -> str:

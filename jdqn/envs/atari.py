@@ -1,11 +1,11 @@
 """Atari through envpool, ROMs included."""
 
-import os
 from typing import Any
 
 import numpy as np
 
 from jdqn.config import Env
+from jdqn.envs import usable_cores
 from jdqn.records import EnvSpec, Timestep
 
 
@@ -26,7 +26,7 @@ def make(fields: Env, *, num_envs: int, seed: int) -> "AtariEnv":
         f"{fields.name}-v5",
         env_type="gymnasium",
         num_envs=num_envs,
-        num_threads=min(fields.num_threads or _usable_cores(), num_envs),
+        num_threads=min(fields.num_threads or usable_cores(), num_envs),
         seed=seed,
         stack_num=1,  # stacks are built on the device
         frame_skip=fields.frame_skip,
@@ -39,12 +39,6 @@ def make(fields: Env, *, num_envs: int, seed: int) -> "AtariEnv":
         reward_clip=False,  # clipped when drawn from the replay; the score stays raw
     )
     return AtariEnv(envs, fields.life_loss_terminates, fields.frame_stack)
-
-
-def _usable_cores() -> int:
-    """Cores this process may run on."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 class AtariEnv:
