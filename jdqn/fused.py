@@ -103,7 +103,7 @@ def make_loop(
             carry, seen = jax.lax.fori_loop(
                 0,
                 stride,
-                lambda i, loop: act_add_step(*loop, first, call * stride + i),
+                lambda i, both: act_add_step(both[0], both[1], first, call * stride + i),
                 (carry, seen),
             )
             tick = first + (call + 1) * stride - 1
