@@ -16,10 +16,11 @@ from jdqn.replay import Replay, ReplayState, importance_exponent
 
 
 class AgentState(flax.struct.PyTreeNode):
-    """What learning changes."""
+    """What learning changes, and the networks of the prior, which it does not."""
 
     params: chex.ArrayTree
     target_params: chex.ArrayTree
+    prior_params: chex.ArrayTree  # never trained, shared by online and target; None: no priors
     opt_state: optax.OptState
     key: chex.PRNGKey  # constant; every use folds in the tick
 
@@ -28,26 +29,29 @@ class ActorState(flax.struct.PyTreeNode):
     """What acting remembers."""
 
     stack: chex.Array  # [E, S, *frame_shape]
-    head: chex.Array  # [E] i32: the head that acts in this episode
+    head: chex.Array  # [E] i32: the head that acts in this episode; or ALL_VOTE, ALL_MEAN
     key: chex.PRNGKey  # constant; every use folds in the tick
+
+
+Act = Callable[[AgentState, ActorState, Timestep, chex.Numeric], tuple[chex.Array, ActorState]]
+# Who acts in evaluation, in place of a head's number.
+ALL_VOTE, ALL_MEAN = -1, -2
 
 
 class Agent(NamedTuple):
     """Pure functions; `tick` counts steps of all environments and is never part of a state."""
 
     init: Callable[[chex.PRNGKey], tuple[AgentState, ActorState]]
-    act: Callable[
-        [chex.ArrayTree, ActorState, Timestep, chex.Numeric], tuple[chex.Array, ActorState]
-    ]
-    act_in_evaluation: Callable[
-        [chex.ArrayTree, ActorState, Timestep, chex.Numeric], tuple[chex.Array, ActorState]
-    ]
+    act: Act
+    act_in_evaluation: Act  # the actor's `head` says who acts
     learn: Callable[
         [AgentState, ReplayState, chex.Numeric],
         tuple[AgentState, ReplayState, dict[str, chex.Array]],
     ]
     init_actor: Callable[[chex.PRNGKey, int], ActorState]
-    q_heads: Callable[[chex.ArrayTree, chex.Array], chex.Array]
+    q_heads: Callable[[AgentState, chex.Array], chex.Array]  # obs [E, S, ...] -> [E, K, A]
+    distribution: Callable[[AgentState, chex.Array], chex.Array]  # obs -> [E, K, A, Z], of C51
+    diagnose: Callable[[AgentState, chex.Array], dict[str, chex.Array]]
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
@@ -84,20 +88,29 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
       states to it.
     """
     network = networks.make_network(config, spec)
+    prior_network = network.clone(dueling="none", noisy="none")
     optimizer = make_optimizer(config)
-    loss_fn = losses.q_learning(losses.PENALTIES[config.agent.loss])
     fields, num_heads = config.agent, config.network.heads
+    atoms = jnp.linspace(config.network.v_min, config.network.v_max, config.network.atoms)
+    loss_fn = (
+        losses.q_learning(losses.PENALTIES[fields.loss])
+        if atoms.size == 1
+        else losses.categorical(atoms)
+    )
     num_envs = config.env.num_envs
     num_updates = updates_per_call(config)
+    by_rank = config.replay.prioritization == "rank" and config.replay.priority_exponent > 0
 
     def init(key: chex.PRNGKey) -> tuple[AgentState, ActorState]:
-        params_key, learn_key, act_key = jax.random.split(key, 3)
+        params_key, learn_key, act_key, prior_key = jax.random.split(key, 4)
         obs = jnp.zeros((1, spec.frame_stack, *spec.frame_shape), spec.frame_dtype)
-        params = network.init(params_key, obs)
+        params = {"params": network.init(params_key, obs)["params"]}
+        has_prior = config.network.prior_scale > 0
         state = AgentState(
             params=params,
             # A copy: two donated leaves may not share a buffer.
             target_params=jax.tree.map(jnp.copy, params),
+            prior_params=prior_network.init(prior_key, obs) if has_prior else None,
             opt_state=optimizer.init(params),
             key=learn_key,
         )
@@ -110,11 +123,45 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
             key=key,
         )
 
-    def forward(params: chex.ArrayTree, obs: chex.Array) -> QOutput:
-        return cast(QOutput, network.apply(params, obs))
+    def forward(
+        params: chex.ArrayTree,
+        prior: chex.ArrayTree,
+        obs: chex.Array,
+        **noise: chex.PRNGKey,
+    ) -> QOutput:
+        """Q-values `[B, K, A]`; `noise` is a key by the name that `networks.HeadDense` knows."""
+        noise = noise if network.noisy != "none" else {}
+        raw = cast(jax.Array, network.apply(params, obs, rngs=noise))
+        if prior is not None:
+            # Osband et al. 2018: a function that never learns stands beside every head.
+            fixed = cast(jax.Array, jax.lax.stop_gradient(prior_network.apply(prior, obs)))
+            raw = raw + config.network.prior_scale * fixed
+        return networks.q_output(raw, atoms)
 
-    def q_heads(params: chex.ArrayTree, obs: chex.Array) -> chex.Array:
-        return forward(params, obs).q
+    def q_heads(state: AgentState, obs: chex.Array) -> chex.Array:
+        return forward(state.params, state.prior_params, obs).q
+
+    def distribution(state: AgentState, obs: chex.Array) -> chex.Array:
+        return jax.nn.softmax(
+            cast(jax.Array, forward(state.params, state.prior_params, obs).logits)
+        )
+
+    def diagnose(state: AgentState, obs: chex.Array) -> dict[str, chex.Array]:
+        """Figures over fixed observations `[B, S, ...]`, with mean weights."""
+        q = q_heads(state, obs)
+        found = {"q_heldout": jnp.mean(jnp.max(q, axis=-1))}
+        for name, ratio in networks.signal_to_noise(state.params).items():
+            found[f"signal_to_noise/{name}"] = ratio
+        if network.dueling != "none":
+            _, kept = network.apply(state.params, obs, mutable=["intermediates"])
+            for name in ("value", "advantage"):
+                (stream,) = kept["intermediates"][f"{name}_stream"]
+                found[name] = jnp.mean(jnp.max(networks.q_output(stream, atoms).q, axis=-1))
+        if num_heads > 1:
+            votes = jax.nn.one_hot(jnp.argmax(q, axis=-1), spec.num_actions).sum(axis=1)
+            found["q_spread"] = jnp.mean(jnp.std(q, axis=1))
+            found["disagreement"] = 1.0 - jnp.mean(jnp.max(votes, axis=-1)) / num_heads
+        return found
 
     def see(actor: ActorState, timestep: Timestep) -> chex.Array:
         """The stack after the newest frame; an episode's first frame fills it."""
@@ -125,30 +172,42 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
         return jnp.where(first, jnp.broadcast_to(newest, rolled.shape), rolled)
 
     def act(
-        params: chex.ArrayTree, actor: ActorState, timestep: Timestep, tick: chex.Numeric
+        state: AgentState, actor: ActorState, timestep: Timestep, tick: chex.Numeric
     ) -> tuple[chex.Array, ActorState]:
-        head_key, action_key = jax.random.split(jax.random.fold_in(actor.key, tick))
-        head = exploration.redraw_heads(head_key, actor.head, timestep.first, num_heads)
+        keys = jax.random.split(jax.random.fold_in(actor.key, tick), 4)
+        head_key, action_key, noise_key, vote_key = keys
+        redrawn = timestep.first | (fields.behaviour == "head_per_step")
+        head = exploration.redraw_heads(head_key, actor.head, redrawn, num_heads)
         stack = see(actor, timestep)
-        q = jnp.take_along_axis(q_heads(params, stack), head[:, None, None], axis=1)[:, 0]
-        action = exploration.epsilon_greedy(action_key, q, training_epsilon(config, tick))
+        q = forward(state.params, state.prior_params, stack, noise_per_env=noise_key).q
+        if fields.behaviour == "vote":
+            score = exploration.vote(vote_key, q)
+        else:
+            score = jnp.take_along_axis(q, head[:, None, None], axis=1)[:, 0]
+        action = exploration.epsilon_greedy(action_key, score, training_epsilon(config, tick))
         return action, actor.replace(stack=stack, head=head)
 
     def act_in_evaluation(
-        params: chex.ArrayTree, actor: ActorState, timestep: Timestep, tick: chex.Numeric
+        state: AgentState, actor: ActorState, timestep: Timestep, tick: chex.Numeric
     ) -> tuple[chex.Array, ActorState]:
         vote_key, action_key = jax.random.split(jax.random.fold_in(actor.key, tick))
-        stack = see(actor, timestep)
-        votes = exploration.vote(vote_key, q_heads(params, stack))
-        action = exploration.epsilon_greedy(action_key, votes, fields.epsilon_eval)
+        stack, head = see(actor, timestep), actor.head[:, None]
+        q = q_heads(state, stack)
+        score = jnp.take_along_axis(q, jnp.maximum(head, 0)[..., None], axis=1)[:, 0]
+        score = jnp.where(head == ALL_MEAN, jnp.mean(q, axis=1), score)
+        score = jnp.where(head == ALL_VOTE, exploration.vote(vote_key, q), score)
+        action = exploration.epsilon_greedy(action_key, score, fields.epsilon_eval)
         return action, actor.replace(stack=stack)
 
     def loss(
-        params: chex.ArrayTree, target_params: chex.ArrayTree, batch: Batch
+        params: chex.ArrayTree, state: AgentState, batch: Batch, keys: chex.PRNGKey
     ) -> tuple[chex.Array, tuple[chex.Array, QOutput]]:
-        online = forward(params, batch.obs)
-        target = forward(target_params, batch.next_obs)
-        selector = forward(params, batch.next_obs) if fields.double else target
+        # Independent noise for the three networks.
+        online = forward(params, state.prior_params, batch.obs, noise=keys[0])
+        target = forward(state.target_params, state.prior_params, batch.next_obs, noise=keys[1])
+        selector = target
+        if fields.double:
+            selector = forward(params, state.prior_params, batch.next_obs, noise=keys[2])
         value, priority = losses.batch_loss(loss_fn, online, batch, target, selector)
         return value, (priority, online)
 
@@ -161,20 +220,31 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
         ) -> tuple[tuple, dict[str, chex.Array]]:
             params, opt_state, (leaves, max_priority) = carry
             current = replay_state.replace(priorities=leaves, max_priority=max_priority)
-            batch = replay.sample(current, key, tick)
+            sample_key, *noise_keys = jax.random.split(key, 4)
+            batch = replay.sample(current, sample_key, tick)
             gradient_fn = jax.value_and_grad(loss, has_aux=True)
-            (value, (priority, online)), gradients = gradient_fn(params, state.target_params, batch)
+            (value, (priority, online)), gradients = gradient_fn(params, state, batch, noise_keys)
             updates, opt_state = optimizer.update(gradients, opt_state, params)
             params = optax.apply_updates(params, updates)
             current = replay.update(current, batch, priority)
             metrics = {
                 "loss": value,
                 "q_mean": jnp.mean(jnp.max(online.q, axis=-1)),
-                "td_error": jnp.mean(priority),
+                "priority_mean": jnp.mean(priority),
+                "priority_max": jnp.max(priority),
+                "importance_weight_mean": jnp.mean(batch.weight),
                 "gradient_norm": optax.tree.norm(gradients),
             }
             return (params, opt_state, (current.priorities, current.max_priority)), metrics
 
+        if by_rank:
+            period_steps = config.replay.rank_refresh_updates * config.train.update_period_steps
+            refreshed = jax.lax.cond(
+                is_due(config, tick, period_steps) | ~learned_before(config, tick),
+                lambda: replay.refresh(replay_state, tick).priorities,
+                lambda: replay_state.priorities,
+            )
+            replay_state = replay_state.replace(priorities=refreshed)
         keys = jax.random.split(jax.random.fold_in(state.key, tick), num_updates)
         carry = (
             state.params,
@@ -183,7 +253,9 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
         )
         (params, opt_state, (leaves, max_priority)), metrics = jax.lax.scan(update, carry, keys)
         target_params = jax.lax.cond(
-            target_is_due(config, tick), lambda: params, lambda: state.target_params
+            is_due(config, tick, fields.target_period_steps),
+            lambda: params,
+            lambda: state.target_params,
         )
         state = state.replace(params=params, target_params=target_params, opt_state=opt_state)
         replay_state = replay_state.replace(priorities=leaves, max_priority=max_priority)
@@ -192,7 +264,7 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
         metrics["importance_exponent"] = importance_exponent(config, tick)
         return state, replay_state, metrics
 
-    return Agent(init, act, act_in_evaluation, learn, init_actor, q_heads)
+    return Agent(init, act, act_in_evaluation, learn, init_actor, q_heads, distribution, diagnose)
 
 
 def updates_per_call(config: Config) -> int:
@@ -217,11 +289,16 @@ def learns_at(config: Config, tick: int) -> bool:
     )
 
 
-def target_is_due(config: Config, tick: chex.Numeric) -> chex.Array:
-    """Whether this call of `learn` is the first at or after a multiple of the target period."""
-    steps, period = steps_at(config, tick), config.agent.target_period_steps
+def learned_before(config: Config, tick: chex.Numeric) -> chex.Array:
+    """Whether the call of `learn` at a tick is not the first."""
     stride = ticks_per_call(config) * config.env.num_envs
-    return jnp.asarray(steps // period > (steps - stride) // period)
+    return jnp.asarray(steps_at(config, tick) - stride >= config.train.learning_starts_steps)
+
+
+def is_due(config: Config, tick: chex.Numeric, period_steps: int) -> chex.Array:
+    """Whether this call of `learn` is the first at or after a multiple of a period."""
+    steps, stride = steps_at(config, tick), ticks_per_call(config) * config.env.num_envs
+    return jnp.asarray(steps // period_steps > (steps - stride) // period_steps)
 
 
 def training_epsilon(config: Config, tick: chex.Numeric) -> chex.Array:

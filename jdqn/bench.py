@@ -91,7 +91,7 @@ def bench_stages(cfg: Config, *, seconds: float) -> Iterator[Row]:
 
     def call_act(i: int) -> Any:
         nonlocal actor
-        action, actor = act(state.params, actor, on_device[i % len(on_device)], i)
+        action, actor = act(state, actor, on_device[i % len(on_device)], i)
         return action
 
     def call_add(i: int) -> Any:
@@ -179,7 +179,7 @@ def update_flops(cfg: Config, spec: EnvSpec) -> float:
     params = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros(size, spec.frame_dtype))
 
     def forward(params: Any, obs: jax.Array) -> jax.Array:
-        return jnp.sum(network.apply(params, obs).q)  # type: ignore[union-attr]
+        return jnp.sum(network.apply(params, obs))  # type: ignore[arg-type]
 
     def count(f: Callable[..., Any]) -> float:
         analysis = jax.jit(f).lower(params, obs).cost_analysis()

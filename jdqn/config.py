@@ -67,7 +67,7 @@ class Env(_Section):
     num_threads: Count = _doc(
         "emulator threads; 0: as many as usable cores, at most one per environment"
     )
-    size: Width = _doc("side of bsuite/DeepSea")
+    size: Width = _doc("side of bsuite/DeepSea, length of jdqn/Chain")
     stochastic: bool = _doc("bsuite/DeepSea: actions fail and rewards are noisy")
     frame_skip: Annotated[int, Field(gt=0, le=1_000)] = _doc(
         "Atari: frames per agent step, the last two maximised"
@@ -98,6 +98,17 @@ class Network(_Section):
     torso_hidden: Widths = _doc("widths of the mlp torso")
     hidden: Widths = _doc("hidden widths of each head")
     heads: Annotated[int, Field(gt=0, le=1024)] = _doc("K, bootstrap heads")
+    dueling: Literal["none", "mean", "max", "sum"] = _doc(
+        "how value and advantage streams are put together"
+    )
+    noisy: Literal["none", "factorised", "independent"] = _doc("noise on the weights of the heads")
+    noisy_sigma: PositiveFloat = _doc("σ at the start; factorised: times 1/√inputs")
+    atoms: Annotated[int, Field(gt=0, le=65_536)] = _doc(
+        "Z of the value distribution (C51); 1: Q-values"
+    )
+    v_min: Annotated[float, Field(allow_inf_nan=False)] = _doc("C51: least atom")
+    v_max: Annotated[float, Field(allow_inf_nan=False)] = _doc("C51: largest atom")
+    prior_scale: NonNegative = _doc("weight of the fixed random prior networks; 0: none")
 
 
 class Replay(_Section):
@@ -108,6 +119,8 @@ class Replay(_Section):
     )
     batch_size: Width = _doc("transitions per update")
     n_step: Annotated[int, Field(gt=0, le=255)] = _doc("N, rewards summed before the bootstrap")
+    prioritization: Literal["proportional", "rank"] = _doc("to |TD error|, or to 1 / its rank")
+    rank_refresh_updates: PositiveSteps = _doc("rank: updates between sorts")
     priority_exponent: Probability = _doc("α of prioritised replay; 0: uniform")
     priority_epsilon: PositiveFloat = _doc("added to |TD error| before the exponent")
     importance_exponent: Probability = _doc("β at the start")
@@ -116,7 +129,10 @@ class Replay(_Section):
         "agent steps from the first β to the final; 0: the whole run"
     )
     mask_probability: Annotated[float, Field(gt=0, le=1)] = _doc(
-        "probability that a transition is shown to a head"
+        "bernoulli: probability that a transition is shown to a head"
+    )
+    mask_distribution: Literal["bernoulli", "poisson"] = _doc(
+        "of the bootstrap masks; poisson: counts of mean 1"
     )
 
 
@@ -148,6 +164,12 @@ class Agent(_Section):
     epsilon_end: Probability = _doc("exploration after the decay")
     epsilon_decay_steps: Steps = _doc("agent steps of the decay, from the start of learning")
     epsilon_eval: Probability = _doc("exploration in evaluation")
+    behaviour: Literal["head", "head_per_step", "vote"] = _doc(
+        "who acts in training: a head for each episode, for each step, or all by vote"
+    )
+    eval_policy: Literal["vote", "mean"] = _doc(
+        "who acts in evaluation: all by vote, or their mean"
+    )
 
 
 class Train(_Section):
@@ -205,6 +227,11 @@ class Config(_Section):
                 f"agent.target_period_steps = {target}: must be a multiple of "
                 f"train.update_period_steps = {period}; "
                 f"{_nearest(target, {multiple, multiple + period})}"
+            )
+        if self.network.atoms > 1 and self.network.v_min >= self.network.v_max:
+            raise ConfigError(
+                f"network.v_min = {self.network.v_min:g}: must lie below network.v_max = "
+                f"{self.network.v_max:g}"
             )
         rows = replay.n_step + env.frame_stack
         if train.learning_starts_steps < env.num_envs * rows:

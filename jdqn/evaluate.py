@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdqn import checkpoint, envs
-from jdqn.agent import ActorState, Agent, AgentState, make_agent
+from jdqn.agent import ALL_MEAN, ALL_VOTE, ActorState, Agent, AgentState, make_agent
 from jdqn.config import Config, ConfigError, Parser, load_config, parse_value, with_overrides
 from jdqn.metrics import Episode, EpisodeTracker, Evaluation, human_normalised
 from jdqn.records import Timestep
@@ -28,7 +28,7 @@ TICKS_PER_CALL = 64
 
 
 MakeEnv = Callable[..., envs.VectorEnv]
-Evaluator = Callable[[chex.ArrayTree, int], Evaluation]
+Evaluator = Callable[[AgentState, int, str], Evaluation]
 
 
 def make_evaluator(config: Config, agent: Agent, make_env: MakeEnv = envs.make_env) -> Evaluator:
@@ -43,18 +43,24 @@ def make_evaluator(config: Config, agent: Agent, make_env: MakeEnv = envs.make_e
       make_env: how environments are made.
 
     Returns:
-      A function of the parameters and the environments' first seed.
+      A function of the agent's state, the environments' first seed and the policy: `vote`, `mean`
+      or one head such as `head_3`.
     """
     act = jax.jit(agent.act_in_evaluation, donate_argnums=1)
     episodes = config.train.eval_episodes
     num_envs = min(episodes, MAX_PARALLEL_GAMES)
     is_native = envs.is_native(config.env.name)
 
-    def evaluate(params: chex.ArrayTree, seed: int) -> Evaluation:
+    def evaluate(state: AgentState, seed: int, policy: str) -> Evaluation:
         # Apart from the environments' key of the same seed.
         key = jax.random.fold_in(jax.random.key(seed), np.uint32(2**31 + 1))
         actor = agent.init_actor(key, num_envs)
-        games = play_native(params, actor, seed) if is_native else play(params, actor, seed)
+        head = {"vote": ALL_VOTE, "mean": ALL_MEAN}.get(policy)
+        head = int(policy.removeprefix("head_")) if head is None else head
+        actor = actor.replace(head=jnp.full_like(actor.head, head))
+        # What learning alone needs would be compiled in as well.
+        state = state.replace(target_params=None, opt_state=None)
+        games = play_native(state, actor, seed) if is_native else play(state, actor, seed)
         with contextlib.closing(games):
             return summary(finished_in(games))
 
@@ -72,12 +78,12 @@ def make_evaluator(config: Config, agent: Agent, make_env: MakeEnv = envs.make_e
                 break
         return finished
 
-    def play(params: chex.ArrayTree, actor: ActorState, seed: int) -> Generator[Timestep]:
+    def play(state: AgentState, actor: ActorState, seed: int) -> Generator[Timestep]:
         with contextlib.closing(make_env(config, num_envs=num_envs, seed=seed)) as env:
             timestep = env.reset()
             for tick in itertools.count():
                 yield timestep
-                action, actor = act(params, actor, timestep, tick)
+                action, actor = act(state, actor, timestep, tick)
                 env.send(np.asarray(action))
                 timestep = env.recv()
 
@@ -85,21 +91,21 @@ def make_evaluator(config: Config, agent: Agent, make_env: MakeEnv = envs.make_e
         env = envs.make_native_env(config, num_envs=num_envs)
 
         @jax.jit
-        def many_ticks(params: chex.ArrayTree, carry: tuple, first: chex.Numeric) -> tuple:
+        def many_ticks(state: AgentState, carry: tuple, first: chex.Numeric) -> tuple:
             """`TICKS_PER_CALL` ticks in one call, and their timesteps without frames."""
 
             def body(carry: tuple, tick: chex.Numeric) -> tuple[tuple, Timestep]:
                 actor, env_state, timestep = carry
-                action, actor = agent.act_in_evaluation(params, actor, timestep, tick)
+                action, actor = agent.act_in_evaluation(state, actor, timestep, tick)
                 env_state, following = env.step(env_state, action, tick)
                 return (actor, env_state, following), timestep._replace(frame=None)
 
             return jax.lax.scan(body, carry, first + jnp.arange(TICKS_PER_CALL))
 
-    def play_native(params: chex.ArrayTree, actor: ActorState, seed: int) -> Generator[Timestep]:
+    def play_native(state: AgentState, actor: ActorState, seed: int) -> Generator[Timestep]:
         carry = (actor, *env.init(envs.env_key(seed)))
         for first in itertools.count(step=TICKS_PER_CALL):
-            carry, seen = many_ticks(params, carry, first)
+            carry, seen = many_ticks(state, carry, first)
             seen = jax.device_get(seen)
             for i in range(TICKS_PER_CALL):
                 yield jax.tree.map(lambda x, i=i: x[i], seen)
@@ -165,20 +171,31 @@ def main(argv: list[str] | None = None) -> None:
     except ConfigError as error:
         parser.error(str(error))
     evaluate = make_evaluator(config, agent)
-    fields = config.train
+    fields, is_noisy = config.train, config.network.noisy != "none"
     for i in range(fields.num_seeds):
         one = state if fields.num_seeds == 1 else jax.tree.map(lambda x, i=i: x[i], state)
-        result = evaluate(one.params, fields.seed + i + COMMAND_SEED_OFFSET)
         sys.stdout.write(
             f"{config.env.name}, {config.agent.name}, seed {fields.seed + i}, after {steps:,} "
-            f"steps; epsilon {config.agent.epsilon_eval:g}\n"
-            f"{result.episodes} full games: mean {result.return_mean:.2f} "
-            f"± {result.return_std_error:.2f} (standard error), median "
-            f"{result.return_median:.2f}, mean length {result.length_mean:.0f} steps\n"
+            f"steps; {fields.eval_episodes} full games each, epsilon "
+            f"{config.agent.epsilon_eval:g}{', mean weights' * is_noisy}\n"
         )
-        normalised = human_normalised(config.env.name, result.return_mean)
-        if normalised is not None:
-            sys.stdout.write(f"human-normalised mean {100 * normalised:.1f} %\n")
+        for policy in policies(config):
+            result = evaluate(one, fields.seed + i + COMMAND_SEED_OFFSET, policy)
+            normalised = human_normalised(config.env.name, result.return_mean)
+            human = "" if normalised is None else f", human-normalised {100 * normalised:.1f} %"
+            sys.stdout.write(
+                f"{policy:8} mean {result.return_mean:.2f} ± {result.return_std_error:.2f} "
+                f"(standard error), median {result.return_median:.2f}, mean length "
+                f"{result.length_mean:.0f} steps{human}\n"
+            )
+
+
+def policies(config: Config) -> list[str]:
+    """Who may act in evaluation: every head, their mean and their vote, `eval_policy` last."""
+    if config.network.heads == 1:
+        return [config.agent.eval_policy]
+    heads = [f"head_{k}" for k in range(config.network.heads)]
+    return sorted([*heads, "mean", "vote"], key=lambda name: name == config.agent.eval_policy)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from jdqn import envs, evaluate, replay
 from jdqn.config import Config
 from jdqn.envs.jax_native import JaxEnv, JaxEnvState
 from jdqn.records import Timestep
-from jdqn.run import Result, Run, check_memory, check_run_dir, stop_signals
+from jdqn.run import Result, Run, check_memory, check_run_dir, held_out, stop_signals
 
 
 class Carry(NamedTuple):
@@ -77,7 +77,7 @@ def make_loop(
     ) -> tuple[Carry, Timestep]:
         state, actor, replay_state, env_state, timestep = carry
         tick = first + i
-        action, actor = agent.act(state.params, actor, timestep, tick)
+        action, actor = agent.act(state, actor, timestep, tick)
         replay_state = memory.add(replay_state, timestep, action, tick)
         env_state, following = env.step(env_state, action, tick)
         now = timestep._replace(frame=None)
@@ -147,6 +147,9 @@ def train(cfg: Config, *, run_dir: str | pathlib.Path | None = None, command: st
         groups = [init(seed) for seed in seeds]
     warm_up, learn = _compile(loop.warm_up, stacked), _compile(loop.train, stacked)
 
+    hold_out = held_out(cfg, env.spec)
+    hold_out = jax.vmap(hold_out) if stacked else hold_out
+
     def each(trees: list[Any]) -> list[Any]:
         """One tree for each seed, on the host."""
         trees = jax.device_get(trees)
@@ -160,10 +163,15 @@ def train(cfg: Config, *, run_dir: str | pathlib.Path | None = None, command: st
             return trees[0]
         return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
+    def held_out_of(groups: list[Carry]) -> Any:
+        return joined([hold_out(carry.replay_state) for carry in groups])
+
     with contextlib.ExitStack() as stack:
         stopped = stack.enter_context(stop_signals())
         evaluator = evaluate.make_evaluator(cfg, agent)
-        run = stack.enter_context(contextlib.closing(Run(cfg, run_dir, evaluator, memory, command)))
+        run = stack.enter_context(
+            contextlib.closing(Run(cfg, run_dir, evaluator, agent, memory, command))
+        )
         # XLA leaves small matrices to one core: seeds share the cores from threads of their own.
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(envs.usable_cores()))
         learned: list[Any] = []
@@ -176,7 +184,9 @@ def train(cfg: Config, *, run_dir: str | pathlib.Path | None = None, command: st
             for i in range(num_ticks):
                 run.book(tick + i, [jax.tree.map(lambda x, i=i: x[i], one) for one in seen])
             done = run.look(
-                joined([carry.state for carry in groups]), joined(learned) if learned else {}
+                joined([carry.state for carry in groups]),
+                joined(learned) if learned else {},
+                functools.partial(held_out_of, groups),
             )
             if done or stopped:
                 break

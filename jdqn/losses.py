@@ -18,7 +18,7 @@ class Loss(NamedTuple):
     """Loss of one transition and one head."""
 
     loss: chex.Array  # [] f32
-    priority: chex.Array  # [] f32: what prioritised replay ranks by, here |TD error|
+    priority: chex.Array  # [] f32: what prioritised replay ranks by: |TD error|, cross-entropy
 
 
 LossFn = Callable[[QOutput, chex.Array, chex.Array, chex.Array, QOutput, QOutput], Loss]
@@ -69,6 +69,57 @@ def q_learning(penalty: Callable[[chex.Array], chex.Array]) -> LossFn:
     return loss
 
 
+def categorical(atoms: chex.Array) -> LossFn:
+    """C51 (Bellemare et al. 2017) and, by the selector, Double C51.
+
+    Args:
+      atoms: `[Z]` f32, evenly spaced values of the distribution.
+
+    Returns:
+      A loss with the arguments of `q_learning`; `logits` are `[A, Z]`. The selector's mean picks
+      the action whose target distribution is projected; loss and priority are the cross-entropy.
+    """
+
+    def loss(
+        online_tm1: QOutput,
+        action_tm1: chex.Array,
+        reward_t: chex.Array,
+        discount_t: chex.Array,
+        target_t: QOutput,
+        selector_t: QOutput,
+    ) -> Loss:
+        assert online_tm1.logits is not None
+        assert target_t.logits is not None
+        chex.assert_rank([online_tm1.logits, target_t.logits, selector_t.q], [2, 2, 1])
+        chex.assert_rank([action_tm1, reward_t, discount_t], 0)
+        probabilities = jax.nn.softmax(target_t.logits[jnp.argmax(selector_t.q)])
+        target = project(reward_t + discount_t * atoms, probabilities, atoms)
+        log_probabilities = jax.nn.log_softmax(online_tm1.logits[action_tm1])
+        cross_entropy = -jnp.sum(jax.lax.stop_gradient(target) * log_probabilities)
+        return Loss(cross_entropy, cross_entropy)
+
+    return loss
+
+
+def project(values: chex.Array, probabilities: chex.Array, atoms: chex.Array) -> chex.Array:
+    """Moves mass at any values onto evenly spaced atoms (Bellemare et al. 2017, eq. 7).
+
+    Args:
+      values: `[Z']` f32, clipped to the atoms' range first.
+      probabilities: `[Z']` f32, mass at each value.
+      atoms: `[Z]` f32.
+
+    Returns:
+      `[Z]` f32 of the same total mass: each value shares its mass between its two neighbours, and
+      gives all of it to an atom that it hits.
+    """
+    chex.assert_rank([values, probabilities, atoms], 1)
+    step = (atoms[-1] - atoms[0]) / (atoms.size - 1)
+    position = (jnp.clip(values, atoms[0], atoms[-1]) - atoms[0]) / step
+    distance = jnp.abs(position[:, None] - jnp.arange(atoms.size)[None, :])
+    return jnp.sum(jnp.clip(1.0 - distance, 0.0, 1.0) * probabilities[:, None], axis=0)
+
+
 def n_step_return(
     reward: chex.Array, terminated: chex.Array, last: chex.Array, discount: float
 ) -> tuple[chex.Array, chex.Array, chex.Array]:
@@ -114,8 +165,8 @@ def batch_loss(
       selector: of `batch.next_obs`, leaves `[B, K, ...]`.
 
     Returns:
-      The loss `[]` and the priority of each transition `[B]`: the unweighted |TD error|, a
-      mask-weighted mean over heads.
+      The loss `[]` and the priority of each transition `[B]`: the unweighted |TD error|
+      (cross-entropy for C51), a mask-weighted mean over heads.
     """
     chex.assert_rank([batch.mask, batch.weight, online.q], [2, 1, 3])
     chex.assert_equal_shape([online.q, target.q, selector.q])

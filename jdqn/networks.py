@@ -11,6 +11,7 @@ from typing import Any
 
 import chex
 import flax.linen as nn
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import optax
@@ -21,7 +22,11 @@ from jdqn.records import EnvSpec, QOutput
 
 def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
     """U(±1/√fan_in) for kernels and biases alike: Torch's default of 2013, hence Nature DQN's."""
-    bound = 1.0 / math.sqrt(fan_in)
+    return uniform(1.0 / math.sqrt(fan_in))
+
+
+def uniform(bound: float) -> nn.initializers.Initializer:
+    """U(±bound)."""
 
     def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> chex.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
@@ -137,29 +142,86 @@ def _kernel_matrix(kernel: chex.Array, stride: int) -> chex.Array:
 
 
 class HeadDense(nn.Module):
-    """A dense layer of K heads, kernel `[in, K, out]`, bias `[K, out]`.
+    """A dense layer of K heads, kernel `[in, K, out]`, bias `[K, out]`, perhaps noisy.
 
     Maps features shared by all heads `[B, in]` or each head's own `[B, K, in]` to `[B, K, out]`.
+
+    Noise (Fortunato et al. 2017) comes with a key: `rngs={"noise": key}` draws once for each head
+    and shares the draw over the batch, as for learning; `rngs={"noise_per_env": key}` draws for
+    each input, as for acting, without building weight matrices. With neither the mean weights act.
     """
 
     features: int
     heads: int
+    noisy: str = "none"  # none, factorised or independent
+    sigma: float = 0.5
 
     @nn.compact
     def __call__(self, x: chex.Array) -> chex.Array:
         """Applies the layer."""
         chex.assert_rank(x, {2, 3})
-        width = x.shape[-1]
-        init = fan_in_uniform(width)
-        kernel = self.param("kernel", init, (width, self.heads, self.features))
-        bias = self.param("bias", init, (self.heads, self.features))
-        if x.ndim == 2:
-            y = (x @ kernel.reshape(width, -1)).reshape(-1, self.heads, self.features)
-        elif self.heads == 1:  # a batched matmul of batch 1 is slower on a CPU
-            y = (x[:, 0] @ kernel[:, 0])[:, None]
-        else:
-            y = jnp.einsum("bki,iko->bko", x, kernel)
-        return y + bias[None]
+        width, independent = x.shape[-1], self.noisy == "independent"
+        init = uniform(math.sqrt(3 / width)) if independent else fan_in_uniform(width)
+        shape = (width, self.heads, self.features)
+        kernel = self.param("kernel", init, shape)
+        bias = self.param("bias", init, shape[1:])
+        if self.noisy == "none":
+            return dense(x, kernel) + bias[None]
+        sigma = self.sigma if independent else self.sigma / math.sqrt(width)
+        kernel_sigma = self.param("kernel_sigma", nn.initializers.constant(sigma), shape)
+        bias_sigma = self.param("bias_sigma", nn.initializers.constant(sigma), shape[1:])
+        if self.has_rng("noise"):
+            noise, bias_noise = _weight_noise(self.make_rng("noise"), shape, independent)
+            return dense(x, kernel + kernel_sigma * noise) + (bias + bias_sigma * bias_noise)[None]
+        mean = dense(x, kernel) + bias[None]
+        if not self.has_rng("noise_per_env"):
+            return mean
+        in_key, out_key = jax.random.split(self.make_rng("noise_per_env"))
+        out_noise = jax.random.normal(out_key, mean.shape)
+        if independent:  # a sum of independent normals is a normal
+            variance = dense(jnp.square(x), jnp.square(kernel_sigma)) + jnp.square(bias_sigma)[None]
+            return mean + out_noise * jnp.sqrt(variance)
+        in_noise = signed_root(jax.random.normal(in_key, (x.shape[0], self.heads, width)))
+        own = x if x.ndim == 3 else x[:, None]
+        noisy = dense(own * in_noise, kernel_sigma) + bias_sigma[None]
+        return mean + noisy * signed_root(out_noise)
+
+
+def dense(x: chex.Array, kernel: chex.Array) -> chex.Array:
+    """`[B, in]` or `[B, K, in]` times `[in, K, out]`, to `[B, K, out]`."""
+    width, heads, features = kernel.shape
+    if x.ndim == 2:
+        return (x @ kernel.reshape(width, -1)).reshape(-1, heads, features)
+    if heads == 1:  # a batched matmul of batch 1 is slower on a CPU
+        return (x[:, 0] @ kernel[:, 0])[:, None]
+    return jnp.einsum("bki,iko->bko", x, kernel)
+
+
+def signed_root(x: chex.Array) -> chex.Array:
+    """sign(x)·√|x|, the f of factorised noise."""
+    return jnp.sign(x) * jnp.sqrt(jnp.abs(x))
+
+
+def _weight_noise(
+    key: chex.PRNGKey, shape: tuple[int, int, int], independent: bool
+) -> tuple[chex.Array, chex.Array]:
+    """Noise of a kernel `[in, K, out]` and a bias `[K, out]`, each head its own."""
+    in_key, out_key = jax.random.split(key)
+    if independent:
+        return jax.random.normal(in_key, shape), jax.random.normal(out_key, shape[1:])
+    in_noise = signed_root(jax.random.normal(in_key, shape[:2]))
+    out_noise = signed_root(jax.random.normal(out_key, shape[1:]))
+    return in_noise[:, :, None] * out_noise[None], out_noise
+
+
+def signal_to_noise(params: Any) -> dict[str, chex.Array]:
+    """RMS(μ) / RMS(σ) of every noisy layer's kernel, by the layer's name."""
+    flat = flax.traverse_util.flatten_dict(params)
+    return {
+        path[-2]: jnp.linalg.norm(flat[*path[:-1], "kernel"]) / jnp.linalg.norm(sigma)
+        for path, sigma in flat.items()
+        if path[-1] == "kernel_sigma"
+    }
 
 
 class NatureTorso(nn.Module):
@@ -204,7 +266,7 @@ class MlpTorso(nn.Module):
 
 
 class QNetwork(nn.Module):
-    """Torso, then K heads of hidden layers and Q-values."""
+    """Torso, then K heads of hidden layers and outputs, dueling or not."""
 
     num_actions: int
     torso: str  # nature, minatar, mlp or none
@@ -213,16 +275,20 @@ class QNetwork(nn.Module):
     heads: int
     scale: float
     for_cpu: bool
+    atoms: int = 1  # 1: Q-values; more: logits of a distribution over them
+    dueling: str = "none"  # none, mean, max or sum
+    noisy: str = "none"
+    noisy_sigma: float = 0.5
 
     @nn.compact
-    def __call__(self, obs: chex.Array) -> QOutput:
-        """Q-values of every head.
+    def __call__(self, obs: chex.Array) -> chex.Array:
+        """Raw output of every head.
 
         Args:
           obs: `[B, S, H, W]`, `[B, S, H, W, C]` (u8 or f32) or `[B, S, D]`.
 
         Returns:
-          `q` of shape `[B, K, A]` f32.
+          `[B, K, A, Z]` f32: Q-values with one atom, else logits; `q_output` reads them.
         """
         if self.torso == "nature":
             x = NatureTorso(self.scale, self.for_cpu)(stack_to_channels(obs))
@@ -231,12 +297,43 @@ class QNetwork(nn.Module):
         else:
             x = obs.reshape(obs.shape[0], -1).astype(jnp.float32) * self.scale
             x = MlpTorso(self.torso_hidden)(x) if self.torso == "mlp" else x
-        # Osband et al. 2016, appendix D: the heads' gradients are averaged, not summed, in the
-        # shared torso.
-        x = optax.scale_gradient(x, 1.0 / self.heads)
-        for width in self.hidden:
-            x = nn.relu(HeadDense(width, self.heads)(x))
-        return QOutput(q=HeadDense(self.num_actions, self.heads)(x))
+        # The heads' gradients are averaged, not summed, in the shared torso (Osband et al. 2016,
+        # appendix D), and those of two streams divided by √2 (Wang et al. 2015, section 4.2).
+        streams = 1 if self.dueling == "none" else 2
+        x = optax.scale_gradient(x, 1.0 / (self.heads * math.sqrt(streams)))
+        if self.dueling == "none":
+            return self._stream("q", x, self.num_actions)
+        value = self._stream("value", x, 1)
+        advantage = self._stream("advantage", x, self.num_actions)
+        self.sow("intermediates", "value_stream", value)
+        self.sow("intermediates", "advantage_stream", advantage)
+        return value + centred(advantage, self.dueling)
+
+    def _stream(self, name: str, x: chex.Array, outputs: int) -> chex.Array:
+        """Hidden layers and an output of each head, `[B, K, outputs, Z]`."""
+        for i, width in enumerate(self.hidden):
+            x = nn.relu(self._dense(width, f"{name}_hidden_{i}")(x))
+        x = self._dense(outputs * self.atoms, name)(x)
+        return x.reshape(*x.shape[:2], outputs, self.atoms)
+
+    def _dense(self, width: int, name: str) -> HeadDense:
+        return HeadDense(width, self.heads, self.noisy, self.noisy_sigma, name=name)
+
+
+def centred(advantage: chex.Array, dueling: str) -> chex.Array:
+    """Advantages `[B, K, A, Z]` less their mean or maximum over actions (Wang et al., eq. 8, 9)."""
+    if dueling == "mean":
+        return advantage - jnp.mean(advantage, axis=2, keepdims=True)
+    if dueling == "max":
+        return advantage - jnp.max(advantage, axis=2, keepdims=True)
+    return advantage  # sum: eq. 7
+
+
+def q_output(raw: chex.Array, atoms: chex.Array) -> QOutput:
+    """Reads raw outputs `[B, K, A, Z]`: Q-values, or logits over the values `atoms` `[Z]`."""
+    if atoms.size == 1:
+        return QOutput(raw[..., 0], None)
+    return QOutput(jnp.sum(jax.nn.softmax(raw, axis=-1) * atoms[None, None, None], axis=-1), raw)
 
 
 def stack_to_channels(obs: chex.Array) -> chex.Array:
@@ -277,4 +374,8 @@ def make_network(config: Config, spec: EnvSpec) -> QNetwork:
         heads=fields.heads,
         scale=spec.scale,
         for_cpu=jax.default_backend() == "cpu",
+        atoms=fields.atoms,
+        dueling=fields.dueling,
+        noisy=fields.noisy,
+        noisy_sigma=fields.noisy_sigma,
     )

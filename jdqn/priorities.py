@@ -15,21 +15,33 @@ BLOCK_LEAVES = 1024
 GROUP = 32
 
 
+class Ranks(flax.struct.PyTreeNode):
+    """What rank-based priorities remember beside their leaves."""
+
+    magnitude: chex.Array  # [blocks, R, E] f32: |TD error|
+    sorted: chex.Array  # [blocks·R·E] f32, rising: -magnitude at the last refresh, then +inf
+    added: chex.Array  # [] i32: rows opened since
+
+
 class Priorities(flax.struct.PyTreeNode):
     """Leaves by block, `R` ring rows of `E` environments in each."""
 
     leaves: chex.Array  # [blocks, R, E] f32; padding beyond the last ring row stays 0
     sums: chex.Array  # [blocks] f32
+    ranks: Ranks | None = None  # rank-based only
 
 
-def init(num_rows: int, num_envs: int) -> Priorities:
+def init(num_rows: int, num_envs: int, *, by_rank: bool = False) -> Priorities:
     """All leaves 0 for a ring of `num_rows` rows × `num_envs` environments."""
     rows_per_block = max(1, BLOCK_LEAVES // num_envs)
     num_blocks = -(-num_rows // rows_per_block)
-    return Priorities(
-        jnp.zeros((num_blocks, rows_per_block, num_envs), jnp.float32),
-        jnp.zeros((num_blocks,), jnp.float32),
-    )
+    leaves = jnp.zeros((num_blocks, rows_per_block, num_envs), jnp.float32)
+    ranks = None
+    if by_rank:
+        ranks = Ranks(
+            jnp.zeros_like(leaves), jnp.full((leaves.size,), jnp.inf), jnp.zeros((), jnp.int32)
+        )
+    return Priorities(leaves, jnp.zeros((num_blocks,), jnp.float32), ranks)
 
 
 def set_rows(state: Priorities, row: chex.Array, value: chex.Array) -> Priorities:
@@ -43,7 +55,8 @@ def set_rows(state: Priorities, row: chex.Array, value: chex.Array) -> Prioritie
     # Without the barrier XLA would sum blocks of its own making, from the old leaves, and copy all
     # of them to have both.
     leaves = jax.lax.optimization_barrier(leaves)
-    return Priorities(leaves, state.sums.at[block].set(jnp.sum(leaves[block], axis=(1, 2))))
+    sums = state.sums.at[block].set(jnp.sum(leaves[block], axis=(1, 2)))
+    return state.replace(leaves=leaves, sums=sums)
 
 
 def set_leaves(
@@ -58,13 +71,78 @@ def set_leaves(
       value: `[B]` f32, above 0.
     """
     chex.assert_rank([row, env, value], 1)
+    place = _places(state, row, env)
+    leaves = state.leaves.at[place].set(value, mode="drop")
+    block = row // state.leaves.shape[1]
+    sums = state.sums.at[block].set(jnp.sum(leaves[block], axis=(1, 2)))
+    return state.replace(leaves=leaves, sums=sums)
+
+
+def _places(
+    state: Priorities, row: chex.Array, env: chex.Array
+) -> tuple[chex.Array, chex.Array, chex.Array]:
+    """Indices into leaves; all but the first of a repeated row lie out of range."""
     num_blocks, rows_per_block, _ = state.leaves.shape
     same = (row[:, None] == row[None, :]) & (env[:, None] == env[None, :])
     is_repeat = jnp.any(jnp.tril(same, k=-1), axis=1)
-    block = row // rows_per_block
-    write_block = jnp.where(is_repeat, num_blocks, block)  # out of range: dropped
-    leaves = state.leaves.at[write_block, row % rows_per_block, env].set(value, mode="drop")
-    return Priorities(leaves, state.sums.at[block].set(jnp.sum(leaves[block], axis=(1, 2))))
+    return jnp.where(is_repeat, num_blocks, row // rows_per_block), row % rows_per_block, env
+
+
+def rank_of_new(
+    state: Priorities, row: chex.Array, opens: chex.Array, magnitude: chex.Array
+) -> tuple[Priorities, chex.Array]:
+    """Remembers a ring row that opens; the j-th leaf opened since the last refresh has rank j.
+
+    With rank 1 for all of them, new rows would hold nearly all of the mass.
+
+    Args:
+      state: rank-based priorities.
+      row: `[]` i32 ring row.
+      opens: `[E]` bool, which of its leaves open.
+      magnitude: `[]` f32, taken for their |TD error| until they are replayed.
+
+    Returns:
+      The priorities and the ranks `[E]` i32, from 1.
+    """
+    ranks, rows_per_block = state.ranks, state.leaves.shape[1]
+    assert ranks is not None
+    rank = ranks.added + jnp.cumsum(opens, dtype=jnp.int32)
+    place = row // rows_per_block, row % rows_per_block
+    ranks = ranks.replace(magnitude=ranks.magnitude.at[place].set(magnitude), added=rank[-1])
+    return state.replace(ranks=ranks), jnp.maximum(rank, 1)
+
+
+def rank_of(
+    state: Priorities, row: chex.Array, env: chex.Array, magnitude: chex.Array
+) -> tuple[Priorities, chex.Array]:
+    """Remembers |TD errors| `[B]`; their ranks `[B]` are those in the last sorted array."""
+    ranks = state.ranks
+    assert ranks is not None
+    rank = 1 + jnp.searchsorted(ranks.sorted, -magnitude, side="left").astype(jnp.int32)
+    remembered = ranks.magnitude.at[_places(state, row, env)].set(magnitude, mode="drop")
+    return state.replace(ranks=ranks.replace(magnitude=remembered)), rank
+
+
+def refresh(state: Priorities, row: chex.Array, num_rows: int, exponent: float) -> Priorities:
+    """Sorts the open leaves by |TD error|: leaf = rank^-exponent (Schaul et al. 2015, 3.3).
+
+    Args:
+      state: rank-based priorities.
+      row: `[]` i32, the newest ring row; of equal |TD errors| the newest ranks first.
+      num_rows: T.
+      exponent: α.
+    """
+    ranks, size, num_envs = state.ranks, state.leaves.size, state.leaves.shape[2]
+    assert ranks is not None
+    is_open = state.leaves.reshape(-1) > 0
+    key = jnp.where(is_open, -ranks.magnitude.reshape(-1), jnp.inf)
+    place = jnp.arange(size)
+    age = (row - place // num_envs) % num_rows
+    ordered, _, order = jax.lax.sort((key, age, place), num_keys=2)
+    by_rank = jnp.where(jnp.isfinite(ordered), (1.0 + place) ** -exponent, 0.0)
+    leaves = jnp.zeros((size,), jnp.float32).at[order].set(by_rank).reshape(state.leaves.shape)
+    ranks = ranks.replace(sorted=ordered, added=jnp.zeros((), jnp.int32))
+    return Priorities(leaves, jnp.sum(leaves, axis=(1, 2)), ranks)
 
 
 def draw(

@@ -1,7 +1,7 @@
 """What crosses module borders; no logic.
 
 Letters used everywhere: `B` batch, `E` environments, `T` ring rows, `K` heads, `A` actions,
-`S` stacked frames, `N` n-step length, `H W` frame size.
+`Z` atoms, `S` stacked frames, `N` n-step length, `H W` frame size.
 """
 
 from typing import NamedTuple
@@ -47,4 +47,5 @@ class Batch(NamedTuple):
 class QOutput(NamedTuple):
     """What a Q-network says of an observation."""
 
-    q: chex.Array  # [..., K, A] f32
+    q: chex.Array  # [..., K, A] f32: expected values where there is a distribution
+    logits: chex.Array | None = None  # [..., K, A, Z] f32, of the distribution over atoms

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jdqn import config as config_lib
 from jdqn import losses, priorities
 from jdqn.config import Config, ConfigError
 from jdqn.records import Batch, EnvSpec, Timestep
@@ -46,6 +47,7 @@ class Replay(NamedTuple):
     add: Callable[[ReplayState, Timestep, chex.Array, chex.Numeric], ReplayState]
     sample: Callable[[ReplayState, chex.PRNGKey, chex.Numeric], Batch]
     update: Callable[[ReplayState, Batch, chex.Array], ReplayState]
+    refresh: Callable[[ReplayState, chex.Numeric], ReplayState]  # sorts rank-based priorities
     capacity: int  # transitions, after rounding up to whole rows
     num_bytes: int  # of the state
 
@@ -77,9 +79,11 @@ def make_replay(config: Config, spec: EnvSpec) -> Replay:
     stored_shape = (math.prod(spec.frame_shape),) if is_image else spec.frame_shape
     action_dtype = jnp.uint8 if spec.num_actions <= 256 else jnp.int32
     alpha, priority_epsilon = fields.priority_exponent, fields.priority_epsilon
+    by_rank = alpha > 0 and fields.prioritization == "rank"
 
     def leaf_of(priority: chex.Array) -> chex.Array:
-        return priority**alpha if alpha else jnp.ones_like(priority)
+        """The leaf of a |TD error| or of a rank."""
+        return priority ** (-alpha if by_rank else alpha)
 
     def init(key: chex.PRNGKey) -> ReplayState:
         ring = (num_rows, num_envs)
@@ -91,7 +95,7 @@ def make_replay(config: Config, spec: EnvSpec) -> Replay:
             terminated=jnp.zeros(ring, bool),
             last=jnp.ones(ring, bool),  # no row opens before N real ones followed it
             mask=jnp.zeros((*ring, num_heads), jnp.uint8),
-            priorities=priorities.init(num_rows, num_envs),
+            priorities=priorities.init(num_rows, num_envs, by_rank=by_rank),
             max_priority=jnp.ones((), jnp.float32),
             key=key,
         )
@@ -104,9 +108,7 @@ def make_replay(config: Config, spec: EnvSpec) -> Replay:
         row = jnp.asarray(tick) % num_rows
         previous_age = state.age[(row - 1) % num_rows].astype(jnp.int32)
         age = jnp.where(timestep.first, 0, jnp.minimum(previous_age + 1, num_stack - 1))
-        mask = _draw_mask(
-            jax.random.fold_in(state.key, tick), fields.mask_probability, (num_envs, num_heads)
-        )
+        mask = _draw_mask(jax.random.fold_in(state.key, tick), fields, (num_envs, num_heads))
         state = state.replace(
             frame=state.frame.at[row].set(timestep.frame.reshape(num_envs, *stored_shape)),
             age=state.age.at[row].set(age.astype(jnp.uint8)),
@@ -121,10 +123,14 @@ def make_replay(config: Config, spec: EnvSpec) -> Replay:
         opening = (row - n_step) % num_rows
         may_open = ~state.last[opening] & jnp.any(state.mask[opening] > 0, axis=-1)
         closed = jnp.zeros((num_envs,), jnp.float32)
+        leaves, opened = state.priorities, state.max_priority
+        if by_rank:
+            leaves, rank = priorities.rank_of_new(leaves, opening, may_open, opened)
+            opened = rank.astype(jnp.float32)
         leaves = priorities.set_rows(
-            state.priorities,
+            leaves,
             jnp.stack([row, opening, (row + num_stack - 1) % num_rows]),
-            jnp.stack([closed, jnp.where(may_open, leaf_of(state.max_priority), 0.0), closed]),
+            jnp.stack([closed, jnp.where(may_open, leaf_of(opened), 0.0), closed]),
         )
         return state.replace(priorities=leaves)
 
@@ -164,16 +170,27 @@ def make_replay(config: Config, spec: EnvSpec) -> Replay:
         if not alpha:
             return state
         # A weight of 0: nothing was drawable, the row drawn is closed and stays so.
-        priority = jnp.where(batch.weight > 0, priority + priority_epsilon, 0.0)
-        leaves = priorities.set_leaves(state.priorities, batch.row, batch.env, leaf_of(priority))
+        is_open = batch.weight > 0
+        priority, leaves = priority + priority_epsilon, state.priorities
+        leaf = leaf_of(priority)
+        if by_rank:
+            leaves, rank = priorities.rank_of(leaves, batch.row, batch.env, priority)
+            leaf = leaf_of(rank.astype(jnp.float32))
+        leaf = jnp.where(is_open, leaf, 0.0)
+        leaves = priorities.set_leaves(leaves, batch.row, batch.env, leaf)
+        priority = jnp.where(is_open, priority, 0.0)
         largest = jnp.minimum(jnp.max(priority), MAX_PRIORITY)
         return state.replace(
             priorities=leaves, max_priority=jnp.maximum(state.max_priority, largest)
         )
 
+    def refresh(state: ReplayState, tick: chex.Numeric) -> ReplayState:
+        row = jnp.asarray(tick) % num_rows
+        return state.replace(priorities=priorities.refresh(state.priorities, row, num_rows, alpha))
+
     shapes = jax.tree.leaves(jax.eval_shape(init, jax.random.key(0)))
     num_bytes = sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in shapes[:-1])
-    return Replay(init, add, sample, update, num_rows * num_envs, num_bytes)
+    return Replay(init, add, sample, update, refresh, num_rows * num_envs, num_bytes)
 
 
 def importance_exponent(config: Config, tick: chex.Numeric) -> chex.Array:
@@ -191,8 +208,10 @@ def _importance_weight(leaf: chex.Array, beta: chex.Array) -> chex.Array:
     return jnp.where(leaf > 0, (leaf / smallest) ** -beta, 0.0)
 
 
-def _draw_mask(key: chex.PRNGKey, probability: float, shape: tuple[int, int]) -> chex.Array:
-    """Bernoulli(probability) bootstrap masks, `[E, K]` u8."""
-    if probability == 1.0:
+def _draw_mask(key: chex.PRNGKey, fields: config_lib.Replay, shape: tuple[int, int]) -> chex.Array:
+    """Bootstrap masks `[E, K]` u8: Bernoulli, or counts of the full bootstrap, Poisson(1)."""
+    if fields.mask_distribution == "poisson":
+        return jax.random.poisson(key, 1.0, shape).astype(jnp.uint8)
+    if fields.mask_probability == 1.0:
         return jnp.ones(shape, jnp.uint8)
-    return jax.random.bernoulli(key, probability, shape).astype(jnp.uint8)
+    return jax.random.bernoulli(key, fields.mask_probability, shape).astype(jnp.uint8)

@@ -6,7 +6,7 @@ import math
 import pathlib
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +14,11 @@ import psutil
 
 from jdqn import agent as agent_lib
 from jdqn import checkpoint, evaluate, metrics, replay
+from jdqn import config as config_lib
 from jdqn.config import Config, ConfigError
-from jdqn.records import Timestep
+from jdqn.records import EnvSpec, Timestep
+
+HELD_OUT_STATES = 1_000
 
 
 class Result(NamedTuple):
@@ -43,12 +46,15 @@ class Run:
         cfg: Config,
         run_dir: str | pathlib.Path | None,
         evaluator: evaluate.Evaluator,
+        agent: agent_lib.Agent,
         memory: replay.Replay,
         command: str,
     ):
         fields = cfg.train
         path = pathlib.Path(run_dir) if run_dir else default_run_dir(cfg)
         self._cfg, self._evaluate = cfg, evaluator
+        self._diagnose = jax.jit(agent.diagnose)
+        self._held_out: list[Any] = []  # observations for each seed
         self._seeds = range(fields.seed, fields.seed + fields.num_seeds)
         self._trackers = [metrics.EpisodeTracker(cfg.env.num_envs) for _ in self._seeds]
         self._directory = metrics.RunDirectory(path, cfg, command)
@@ -77,15 +83,20 @@ class Run:
             if ended and tracker.reached(self._cfg.train.stop_return):
                 self._reached_steps.setdefault(seed, self._steps)
 
-    def look(self, state: Any, learned: dict[str, jax.Array]) -> bool:
+    def look(
+        self, state: Any, learned: dict[str, jax.Array], hold_out: Callable[[], jax.Array]
+    ) -> bool:
         """Logs, evaluates and saves what has come due since the last look.
 
         Returns whether every seed has reached `stop_return`. With several seeds the leaves of
-        `state` and `learned` have a leading axis.
+        `state`, `learned` and what `hold_out` returns have a leading axis; it is called once, when
+        learning has begun, for the observations that diagnostics are taken on.
         """
         fields = self._cfg.train
+        if learned and not self._held_out:
+            self._held_out = self._each(hold_out())
         if self._due(fields.log_period_steps):
-            self._log(learned)
+            self._log(state, learned)
         if self._due(fields.checkpoint_period_steps):
             self._checkpoint(state)
         if fields.eval_episodes and self._due(fields.eval_period_steps):
@@ -107,14 +118,19 @@ class Run:
             return [tree]
         return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(len(self._seeds))]
 
-    def _log(self, learned: dict[str, jax.Array]) -> None:
+    def _log(self, state: Any, learned: dict[str, jax.Array]) -> None:
         now = time.monotonic()
         # Evaluation time is not training time: _run_evaluation moves _logged_at on.
         rate = (self._steps - self._logged_steps) / max(now - self._logged_at, 1e-9)
         tick = self._steps // self._cfg.env.num_envs - 1
+        diagnosed: list[Any] = [{}] * len(self._seeds)
+        if self._held_out:
+            pairs = zip(self._each(state), self._held_out, strict=True)
+            diagnosed = jax.device_get([self._diagnose(*pair) for pair in pairs])
+        each = self._each(jax.device_get(learned))
         rows = []
-        for seed, tracker, values in zip(
-            self._seeds, self._trackers, self._each(jax.device_get(learned)), strict=True
+        for seed, tracker, values, found in zip(
+            self._seeds, self._trackers, each, diagnosed, strict=True
         ):
             row: dict[str, Any] = {} if len(self._seeds) == 1 else {"seed": seed}
             row |= {
@@ -123,7 +139,7 @@ class Run:
                 "episode_return": tracker.mean_return,
                 "episode_length": tracker.mean_length,
                 "epsilon": float(agent_lib.training_epsilon(self._cfg, tick)),
-                **{name: float(value) for name, value in values.items()},
+                **{name: float(value) for name, value in (values | found).items()},
                 "steps_per_second": rate,
                 "seconds": now - self._started,
             }
@@ -137,14 +153,14 @@ class Run:
         self._logged_at, self._logged_steps = now, self._steps
 
     def _run_evaluation(self, state: Any) -> None:
-        began = time.monotonic()
+        began, policy = time.monotonic(), self._cfg.agent.eval_policy
         self._evaluated = tuple(
-            self._evaluate(one.params, seed + evaluate.TRAINING_SEED_OFFSET)
+            self._evaluate(one, seed + evaluate.TRAINING_SEED_OFFSET, policy)
             for seed, one in zip(self._seeds, self._each(state), strict=True)
         )
         self._evaluated_steps = self._steps
         for seed, result in zip(self._seeds, self._evaluated, strict=True):
-            self._directory.evaluation(self._steps, seed, "vote", result)
+            self._directory.evaluation(self._steps, seed, policy, result)
             of_seed = f", seed {seed}" if len(self._seeds) > 1 else ""
             self._progress.say(
                 f"evaluation at {self._steps:,} steps{of_seed}: {result.episodes} full games, "
@@ -161,7 +177,7 @@ class Run:
         """The last log event, checkpoint and evaluation."""
         seconds = time.monotonic() - self._started
         if self._logged_steps < self._steps:
-            self._log(learned)
+            self._log(state, learned)
         self._checkpoint(state)
         wants_evaluation = self._cfg.train.eval_episodes > 0 and not stopped_by
         if wants_evaluation and self._evaluated_steps != self._steps:
@@ -219,6 +235,17 @@ def stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+def held_out(cfg: Config, spec: EnvSpec) -> Callable[[replay.ReplayState], jax.Array]:
+    """A function of the replay's state: 1,000 observations in it, `[B, S, ...]`.
+
+    The mean of max Q over fixed states is the picture of van Hasselt et al. 2015. The draw has a
+    key of its own.
+    """
+    size = min(HELD_OUT_STATES, cfg.replay.capacity)
+    memory = replay.make_replay(config_lib.with_overrides(cfg, replay__batch_size=size), spec)
+    return jax.jit(lambda state: memory.sample(state, jax.random.key(0), 0).obs)
 
 
 def check_run_dir(run_dir: str | pathlib.Path | None) -> None:

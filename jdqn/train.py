@@ -1,6 +1,7 @@
 """The host loop and the command line: `python -m jdqn.train --env Breakout`."""
 
 import contextlib
+import functools
 import math
 import pathlib
 import shlex
@@ -12,7 +13,7 @@ import numpy as np
 from jdqn import agent as agent_lib
 from jdqn import config, envs, evaluate, fused, replay
 from jdqn.config import Config, ConfigError
-from jdqn.run import Result, Run, check_memory, check_run_dir, stop_signals
+from jdqn.run import Result, Run, check_memory, check_run_dir, held_out, stop_signals
 
 
 def train(
@@ -67,22 +68,25 @@ def train_on_host(
         state, actor = jax.jit(agent.init)(agent_key)
         replay_state = jax.jit(memory.init)(replay_key)
         evaluator = evaluate.make_evaluator(cfg, agent, make_env)
-        run = stack.enter_context(contextlib.closing(Run(cfg, run_dir, evaluator, memory, command)))
+        run = stack.enter_context(
+            contextlib.closing(Run(cfg, run_dir, evaluator, agent, memory, command))
+        )
 
         act = jax.jit(agent.act, donate_argnums=1)
         add = jax.jit(memory.add, donate_argnums=0)
         learn = jax.jit(agent.learn, donate_argnums=(0, 1))
+        hold_out = held_out(cfg, env.spec)
         learned: dict[str, jax.Array] = {}
         timestep = env.reset()
         for tick in range(math.ceil(cfg.train.steps / cfg.env.num_envs)):
             on_device = jax.device_put(timestep)
-            action, actor = act(state.params, actor, on_device, tick)
+            action, actor = act(state, actor, on_device, tick)
             env.send(np.asarray(action))  # the emulators now run on host threads ...
             replay_state = add(replay_state, on_device, action, tick)
             if agent_lib.learns_at(cfg, tick):  # ... while the device works beside them
                 state, replay_state, learned = learn(state, replay_state, tick)
             run.book(tick, [timestep])
-            done = run.look(state, learned)
+            done = run.look(state, learned, functools.partial(hold_out, replay_state))
             timestep = env.recv()
             if done or stopped:
                 break
