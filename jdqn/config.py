@@ -278,6 +278,8 @@ def default_preset(env_name: str) -> str | None:
         return "minatar"
     if env_name.startswith("bsuite/"):
         return "deep_sea"
+    if env_name.startswith("jdqn/"):
+        return "chain"
     return "classic" if re.search(r"-v\d+$", env_name) else None
 
 

@@ -64,8 +64,8 @@ class PlainDqn:
         x = jax.nn.relu(
             x @ p["MlpTorso_0"]["Dense_0"]["kernel"] + p["MlpTorso_0"]["Dense_0"]["bias"][None]
         )
-        x = jax.nn.relu(x @ p["HeadDense_0"]["kernel"][:, 0] + p["HeadDense_0"]["bias"])
-        return x @ p["HeadDense_1"]["kernel"][:, 0] + p["HeadDense_1"]["bias"]
+        x = jax.nn.relu(x @ p["q_hidden_0"]["kernel"][:, 0] + p["q_hidden_0"]["bias"])
+        return x @ p["q"]["kernel"][:, 0] + p["q"]["bias"]
 
     def loss(self, params, batch):
         rows = jnp.arange(batch.action.shape[0])
@@ -94,11 +94,12 @@ def test_twenty_updates_agree_with_a_plain_dqn(rng, double):
     for update in range(1, 21):
         tick = 100 + update
         key = jax.random.split(jax.random.fold_in(state.key, tick), 1)[0]
-        plain.update(replay.sample(replay_state, key, tick))
+        sample_key = jax.random.split(key, 4)[0]
+        plain.update(replay.sample(replay_state, sample_key, tick))
         state, replay_state, _ = agent.learn(state, replay_state, tick)
         tolerance = 1e-5 if update == 1 else 1e-4
         chex.assert_trees_all_close(state.params, plain.online, atol=tolerance, rtol=tolerance)
-        if agent_lib.target_is_due(config, tick):
+        if agent_lib.is_due(config, tick, config.agent.target_period_steps):
             plain.target = plain.online
     assert not np.allclose(*(jax.tree.leaves(p)[0] for p in (state.params, plain.target)))
 
@@ -127,7 +128,7 @@ def test_target_is_copied_at_the_first_learn_call_at_or_after_each_multiple(
     copies = [
         (tick + 1) * num_envs
         for tick in range(200)
-        if agent_lib.learns_at(config, tick) and agent_lib.target_is_due(config, tick)
+        if agent_lib.learns_at(config, tick) and agent_lib.is_due(config, tick, target_period)
     ]
     first = config.train.learning_starts_steps
     stride = max(num_envs, period)
@@ -224,7 +225,7 @@ def test_a_lost_life_keeps_the_head_and_the_stack(rng):
     heads = []
     for tick, timestep in enumerate(timesteps):
         lost = timestep._replace(terminated=~no, last=no)
-        _, actor = agent.act(state.params, actor, lost, tick)
+        _, actor = agent.act(state, actor, lost, tick)
         heads.append(np.asarray(actor.head))
     np.testing.assert_array_equal(heads[0], heads[2])
     assert len(set(heads[0])) > 1
@@ -236,7 +237,7 @@ def test_a_first_frame_fills_the_stack(rng):
     config, _, agent = built()
     state, actor = agent.init(jax.random.key(0))
     timestep = random_timestep(rng, config.env.num_envs, 0)
-    _, actor = agent.act(state.params, actor, timestep, 0)
+    _, actor = agent.act(state, actor, timestep, 0)
     np.testing.assert_array_equal(actor.stack[:, 0], timestep.frame)
     np.testing.assert_array_equal(actor.stack[:, 1], timestep.frame)
 
@@ -245,8 +246,8 @@ def test_each_environment_acts_by_its_own_head(rng):
     config, _, agent = built(network__heads=5, agent__epsilon_start=0.0)
     state, actor = agent.init(jax.random.key(0))
     timestep = random_timestep(rng, config.env.num_envs, 0)
-    action, actor = agent.act(state.params, actor, timestep, 0)
-    q = np.asarray(agent.q_heads(state.params, actor.stack))
+    action, actor = agent.act(state, actor, timestep, 0)
+    q = np.asarray(agent.q_heads(state, actor.stack))
     assert q.shape == (4, 5, 3)
     want = [q[e, int(actor.head[e])].argmax() for e in range(config.env.num_envs)]
     np.testing.assert_array_equal(action, want)

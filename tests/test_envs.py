@@ -437,7 +437,7 @@ def test_stacks_are_envpools_to_the_byte(monkeypatch):
     replay_state = memory.init(jax.random.key(1))
     timestep, stacks, flags = env.reset(), [bare.reset()[0]], []
     for tick in range(num_ticks):
-        action, actor = act(state.params, actor, timestep, tick)
+        action, actor = act(state, actor, timestep, tick)
         np.testing.assert_array_equal(actor.stack, stacks[tick])
         replay_state = add(replay_state, timestep, action, tick)
         flags.append((timestep.first, timestep.last))

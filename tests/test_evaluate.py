@@ -11,7 +11,7 @@ from scripted import maker
 
 from jdqn import checkpoint, evaluate, metrics
 from jdqn import train as train_lib
-from jdqn.agent import make_agent
+from jdqn.agent import ActorState, AgentState, make_agent
 from jdqn.envs import make_env
 from jdqn.replay import make_replay
 
@@ -28,7 +28,7 @@ def play(config, make_env, seed=0):
     env.close()
     agent = make_agent(config, env.spec, make_replay(config, env.spec))
     state, _ = agent.init(jax.random.key(0))
-    return evaluate.make_evaluator(config, agent, make_env)(state.params, seed)
+    return evaluate.make_evaluator(config, agent, make_env)(state, seed, "vote")
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +94,10 @@ def test_evaluation_ends_where_breakout_is_never_launched():
         "Breakout", network__torso="mlp", env__max_episode_steps=25, train__eval_episodes=2
     )
     idle = types.SimpleNamespace(
-        act_in_evaluation=lambda params, actor, timestep, tick: (jnp.zeros(2, jnp.int32), actor),
-        init_actor=lambda key, num_envs: jnp.zeros(()),
+        act_in_evaluation=lambda state, actor, timestep, tick: (jnp.zeros(2, jnp.int32), actor),
+        init_actor=lambda key, num_envs: ActorState(None, jnp.zeros(num_envs, jnp.int32), key),
     )
-    result = evaluate.make_evaluator(config, idle)({}, 0)
+    result = evaluate.make_evaluator(config, idle)(AgentState(*[None] * 5), 0, "vote")
     assert result == (2, 0.0, 0.0, 0.0, 25.0)
 
 
@@ -117,10 +117,10 @@ def test_a_saved_run_plays_as_the_state_in_memory(run):
     loaded, agent, steps, state = evaluate.load_run(result.run_dir)
     assert (loaded, steps) == (config, 80)
     assert jax.tree.structure(state) == jax.tree.structure(result.state)
-    want = evaluate.make_evaluator(config, agent)(result.state.params, 6)
-    assert evaluate.make_evaluator(loaded, agent)(state.params, 6) == want
+    want = evaluate.make_evaluator(config, agent)(result.state, 6, "vote")
+    assert evaluate.make_evaluator(loaded, agent)(state, 6, "vote") == want
     # And the training's own evaluation at the last step can be repeated.
-    again = evaluate.make_evaluator(loaded, agent)(state.params, 4 + 10_000)
+    again = evaluate.make_evaluator(loaded, agent)(state, 4 + 10_000, config.agent.eval_policy)
     assert again == result.evaluation
 
 
@@ -128,13 +128,13 @@ def test_the_command(run, capsys):
     _, result = run
     evaluate.main([str(result.run_dir), "--episodes", "5", "--epsilon", "0.5"])
     first, second = capsys.readouterr().out.splitlines()
-    for words in ["CartPole-v1", "dqn", "seed 4", "80 steps", "epsilon 0.5"]:
+    for words in ["CartPole-v1", "dqn", "seed 4", "80 steps", "5 full games", "epsilon 0.5"]:
         assert words in first
     loaded, agent, _, state = evaluate.load_run(
         result.run_dir, train__eval_episodes=5, agent__epsilon_eval=0.5
     )
-    want = evaluate.make_evaluator(loaded, agent)(state.params, 4 + 20_000)
-    assert "5 full games" in second
+    want = evaluate.make_evaluator(loaded, agent)(state, 4 + 20_000, loaded.agent.eval_policy)
+    assert second.startswith(loaded.agent.eval_policy)
     for value in (want.return_mean, want.return_std_error, want.return_median):
         assert f"{value:.2f}" in second
     assert f"{want.length_mean:.0f} steps" in second

@@ -44,7 +44,7 @@ def test_nature_network_is_the_same_in_both_forms(rng):
 
     def loss(net):
         def f(params):
-            return jnp.sum(net.apply(params, obs).q ** 2)
+            return jnp.sum(net.apply(params, obs) ** 2)
 
         return jax.jit(jax.value_and_grad(f))(params)
 
@@ -61,8 +61,8 @@ def test_nature_network_has_the_papers_shapes():
     assert shapes["NatureTorso_0/Conv_0/kernel"] == (8, 8, 4, 32)
     assert shapes["NatureTorso_0/Conv_1/kernel"] == (4, 4, 32, 64)
     assert shapes["NatureTorso_0/Conv_2/kernel"] == (3, 3, 64, 64)
-    assert shapes["HeadDense_0/kernel"] == (3136, 1, 512)
-    assert shapes["HeadDense_1/kernel"] == (512, 1, 6)
+    assert shapes["q_hidden_0/kernel"] == (3136, 1, 512)
+    assert shapes["q/kernel"] == (512, 1, 6)
 
 
 @pytest.mark.parametrize(("stack", "dtype"), [(4, np.uint8), (3, np.uint8), (4, np.float32)])
@@ -91,7 +91,7 @@ def test_pixels_are_scaled_once():
     net = network(torso="nature", scale=1 / 255)
     params = net.init(jax.random.key(0), white)
     ones = network(torso="nature").apply(params, white / 255)
-    chex.assert_trees_all_close(net.apply(params, white).q, ones.q, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(net.apply(params, white), ones, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("torso", ["mlp", "none"])
@@ -100,18 +100,20 @@ def test_heads_are_independent_networks_over_one_torso(rng, torso):
     obs = jnp.asarray(rng.normal(size=(4, 2, 3)), jnp.float32)
     many, one = network(heads=3, torso=torso), network(heads=1, torso=torso)
     params = many.init(jax.random.key(1), obs)
-    q = many.apply(params, obs).q
+    q = many.apply(params, obs)[..., 0]
     assert q.shape == (4, 3, 3)
 
     def only(path, leaf, k):
-        if not path[1].key.startswith("HeadDense"):
+        if path[1].key not in ("q_hidden_0", "q"):
             return leaf
         axis = 1 if path[-1].key == "kernel" else 0
         return jnp.take(leaf, jnp.array([k]), axis=axis)
 
     for k in range(3):
         single = jax.tree.map_with_path(lambda path, leaf, k=k: only(path, leaf, k), params)
-        chex.assert_trees_all_close(one.apply(single, obs).q[:, 0], q[:, k], rtol=1e-5, atol=1e-6)
+        chex.assert_trees_all_close(
+            one.apply(single, obs)[:, 0, :, 0], q[:, k], rtol=1e-5, atol=1e-6
+        )
     assert not np.allclose(q[:, 0], q[:, 1])
 
 
@@ -124,7 +126,7 @@ def test_torso_gradient_is_scaled_by_one_over_k_and_the_heads_is_not(rng):
 
     def unscaled(params):
         x = networks.MlpTorso((8,)).apply({"params": params["MlpTorso_0"]}, obs.reshape(4, -1))
-        for name, last in (("HeadDense_0", False), ("HeadDense_1", True)):
+        for name, last in (("q_hidden_0", False), ("q", True)):
             x = networks.HeadDense(params[name]["kernel"].shape[-1], heads).apply(
                 {"params": params[name]}, x
             )
@@ -132,7 +134,7 @@ def test_torso_gradient_is_scaled_by_one_over_k_and_the_heads_is_not(rng):
         return jnp.sum(x**2)
 
     want = jax.grad(unscaled)(params["params"])
-    got = jax.grad(lambda p: jnp.sum(net.apply({"params": p}, obs).q ** 2))(params["params"])
+    got = jax.grad(lambda p: jnp.sum(net.apply({"params": p}, obs) ** 2))(params["params"])
     want["MlpTorso_0"] = jax.tree.map(lambda x: x / heads, want["MlpTorso_0"])
     chex.assert_trees_all_close(got, want, rtol=1e-4, atol=1e-6)
 
@@ -140,7 +142,7 @@ def test_torso_gradient_is_scaled_by_one_over_k_and_the_heads_is_not(rng):
 def test_initial_parameters_lie_within_one_over_root_fan_in():
     net = network(heads=2, hidden=(64,))
     obs = jnp.zeros((1, 2, 3))
-    head = net.init(jax.random.key(0), obs)["params"]["HeadDense_0"]
+    head = net.init(jax.random.key(0), obs)["params"]["q_hidden_0"]
     bound = 1 / np.sqrt(8)
     for leaf in jax.tree.leaves(head):
         assert np.abs(leaf).max() <= bound

@@ -1,4 +1,4 @@
-"""Environments written in JAX, from gymnax: pure functions that the fused loop compiles."""
+"""Environments written in JAX: pure functions that the fused loop compiles."""
 
 import functools
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdqn.config import ConfigError, Env, suggest
+from jdqn.envs import chain
 from jdqn.records import EnvSpec, Timestep
 
 # Prefix of a name here, suffix of the name in gymnax.
@@ -43,11 +44,11 @@ def env_key(seed: chex.Numeric) -> chex.PRNGKey:
 
 def is_native(name: str) -> bool:
     """Whether a name has the prefix of a JAX-native family."""
-    return name.partition("/")[0] in FAMILIES and "/" in name
+    return "/" in name and name.partition("/")[0] in {*FAMILIES, "jdqn"}
 
 
 def make(fields: Env, *, num_envs: int) -> JaxEnv:
-    """Makes `num_envs` copies of a gymnax environment.
+    """Makes `num_envs` copies of a gymnax environment, or of our chain.
 
     gymnax's own `step` resets by itself and returns the next episode's observation after an end;
     here the last observation of an episode is seen, and the step after it resets.
@@ -55,33 +56,10 @@ def make(fields: Env, *, num_envs: int) -> JaxEnv:
     Raises:
       ConfigError: gymnax is missing, the name is unknown, the actions are not discrete.
     """
-    try:
-        import gymnax
-    except ImportError:
-        raise ConfigError(
-            f'env.name = "{fields.name}": gymnax is not installed; pip install "jdqn[jax-envs]"'
-        ) from None
-    family, _, game = fields.name.partition("/")
-    full_name = game + FAMILIES[family]
-    known = {
-        f"{prefix}/{name.removesuffix(suffix)}": name
-        for prefix, suffix in FAMILIES.items()
-        for name in gymnax.registered_envs
-        if name.endswith(suffix)
-    }
-    if known.get(fields.name) != full_name:
-        raise ConfigError(f'unknown environment "{fields.name}"{suggest(fields.name, known)}')
-    inner, params = gymnax.make(full_name, **_arguments(full_name, fields))
-    if hasattr(params, "deterministic"):
-        params = params.replace(deterministic=not fields.stochastic)
-    if not hasattr(inner.action_space(params), "n"):
-        raise ConfigError(
-            f'env.name = "{fields.name}": its action space is not discrete; a Q-network needs '
-            "discrete actions"
-        )
+    inner, params, is_binary = _chain(fields) if fields.name == "jdqn/Chain" else _gymnax(fields)
     shape = jax.eval_shape(lambda k: inner.reset_env(k, params)[0], jax.random.key(0)).shape
     frame_shape = tuple(shape) if len(shape) == 3 else (int(np.prod(shape)),)
-    dtype = np.dtype(np.uint8 if full_name.endswith(BINARY) else np.float32)
+    dtype = np.dtype(np.uint8 if is_binary else np.float32)
     spec = EnvSpec(frame_shape, dtype, fields.frame_stack, int(inner.action_space(params).n), 1.0)
 
     # Resets and steps of gymnax differ in the types of some numbers; a scan wants one type.
@@ -137,9 +115,42 @@ def make(fields: Env, *, num_envs: int) -> JaxEnv:
     return JaxEnv(spec, init, step)
 
 
-def _arguments(full_name: str, fields: Env) -> dict[str, Any]:
-    """What the constructor takes beside the name."""
-    return {"size": fields.size} if full_name == "DeepSea-bsuite" else {}
+def _chain(fields: Env) -> tuple[Any, Any, bool]:
+    """Our own environment, its parameters and whether observations are zeros and ones."""
+    if fields.size < 3:
+        raise ConfigError(f"env.size = {fields.size}: jdqn/Chain needs at least 3 states")
+    return chain.Chain(fields.size), None, True
+
+
+def _gymnax(fields: Env) -> tuple[Any, Any, bool]:
+    """A gymnax environment, its parameters and whether observations are zeros and ones."""
+    try:
+        import gymnax
+    except ImportError:
+        raise ConfigError(
+            f'env.name = "{fields.name}": gymnax is not installed; pip install "jdqn[jax-envs]"'
+        ) from None
+    known = {
+        f"{prefix}/{name.removesuffix(suffix)}": name
+        for prefix, suffix in FAMILIES.items()
+        for name in gymnax.registered_envs
+        if name.endswith(suffix)
+    }
+    family, _, game = fields.name.partition("/")
+    full_name = game + FAMILIES.get(family, "")
+    if known.get(fields.name) != full_name:
+        near = suggest(fields.name, [*known, "jdqn/Chain"])
+        raise ConfigError(f'unknown environment "{fields.name}"{near}')
+    arguments = {"size": fields.size} if full_name == "DeepSea-bsuite" else {}
+    inner, params = gymnax.make(full_name, **arguments)
+    if hasattr(params, "deterministic"):
+        params = params.replace(deterministic=not fields.stochastic)
+    if not hasattr(inner.action_space(params), "n"):
+        raise ConfigError(
+            f'env.name = "{fields.name}": its action space is not discrete; a Q-network needs '
+            "discrete actions"
+        )
+    return inner, params, full_name.endswith(BINARY)
 
 
 @functools.lru_cache
