@@ -99,10 +99,12 @@ def make_loop(
             call: chex.Numeric, loop: tuple[Carry, Timestep, Any]
         ) -> tuple[Carry, Timestep, Any]:
             carry, seen, _ = loop
-            # A loop, not one `add` after the other: XLA copies arrays that are written twice.
+            # A loop of a length that XLA does not know: after an `add` that it can see, it would
+            # write rows once more where they are read, and copy whole arrays for that.
+            length = jnp.minimum(num_ticks, stride)
             carry, seen = jax.lax.fori_loop(
                 0,
-                stride,
+                length,
                 lambda i, both: act_add_step(both[0], both[1], first, call * stride + i),
                 (carry, seen),
             )

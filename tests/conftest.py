@@ -1,5 +1,6 @@
 """Settings and helpers shared by every test."""
 
+import os
 import pathlib
 
 import hypothesis
@@ -15,6 +16,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)  # for the notebooks' kernels
 
 # Compilation falls into whichever example comes first.
 hypothesis.settings.register_profile("jdqn", deadline=None)

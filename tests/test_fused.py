@@ -260,13 +260,16 @@ def test_vmapped_seeds_agree_with_single_ones_for_one_learn_call():
     chex.assert_trees_all_close(own, single.state.params, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("period", "prioritised"), [(1, False), (8, True)])
-def test_no_whole_array_is_copied_in_the_loop(period, prioritised):
+@pytest.mark.parametrize(
+    ("period", "rule"), [(1, "uniform"), (4, "uniform"), (8, "proportional"), (4, "rank")]
+)
+def test_no_whole_array_is_copied_in_the_loop(period, rule):
     """On the optimised program; CI repeats it on another release of jax."""
     config = tiny(
         CARTPOLE,
         replay__capacity=40_000,
-        replay__priority_exponent=0.6 if prioritised else 0.0,
+        replay__priority_exponent=0.0 if rule == "uniform" else 0.6,
+        replay__prioritization="rank" if rule == "rank" else "proportional",
         train__update_period_steps=period,
         replay__n_step=3,
     )
@@ -277,7 +280,8 @@ def test_no_whole_array_is_copied_in_the_loop(period, prioritised):
     carry = jax.eval_shape(loop.init, 0)
     ring = carry.replay_state
     large = [x.shape for x in (ring.frame, ring.action, ring.reward, ring.last, ring.mask)]
-    large.append(ring.priorities.leaves.shape)
+    if rule != "rank":  # a sort may copy, once in a thousand updates
+        large.append(ring.priorities.leaves.shape)
     for part in (loop.warm_up, loop.train):
         compiled = jax.jit(part, donate_argnums=0).lower(carry, 0, 16).compile()
         assert copies(compiled.as_text(), large) == []

@@ -1,0 +1,323 @@
+"""Switches together: a covering array, every agent's file, and each switch on its own."""
+
+import functools
+import itertools
+import json
+from typing import NamedTuple
+
+import conftest
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jdqn import agent as agent_lib
+from jdqn import config as config_lib
+from jdqn import replay, train
+from jdqn.records import Timestep
+
+SPEC = conftest.vector_spec()
+# Of single programs that run a moment: compiled in a hurry.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+TICKS = 24  # 16 ring rows: they wrap
+
+# --- Every pair of values -----------------------------------------------------------------------
+
+# What each value sets, by dotted name.
+SWITCHES = {
+    "double": {value: {"agent.double": value} for value in (False, True)},
+    "dueling": {value: {"network.dueling": value} for value in ("none", "mean", "max", "sum")},
+    "noisy": {
+        value: {"network.noisy": value, "network.noisy_sigma": 0.5}
+        for value in ("none", "factorised", "independent")
+    },
+    "atoms": {value: {"network.atoms": value} for value in (1, 11)},
+    "n_step": {value: {"replay.n_step": value} for value in (1, 3)},
+    "prioritization": {
+        "uniform": {"replay.priority_exponent": 0.0},
+        "proportional": {"replay.priority_exponent": 0.6, "replay.prioritization": "proportional"},
+        "rank": {"replay.priority_exponent": 0.7, "replay.prioritization": "rank"},
+    },
+    "prior_scale": {value: {"network.prior_scale": float(value)} for value in (0, 3)},
+    "heads": {value: {"network.heads": value} for value in (1, 3)},
+    "mask": {
+        "all": {"replay.mask_probability": 1.0},
+        "half": {"replay.mask_probability": 0.5},
+        "poisson": {"replay.mask_distribution": "poisson"},
+    },
+    "behaviour": {value: {"agent.behaviour": value} for value in ("head", "head_per_step", "vote")},
+    "loss": {value: {"agent.loss": value} for value in ("huber", "squared")},
+}
+# fmt: off
+ROWS = [
+    (True, "none", "independent", 1, 1, "proportional", 0, 1, "half", "head", "huber"),
+    (True, "mean", "none", 11, 1, "uniform", 3, 1, "poisson", "head", "squared"),
+    (True, "sum", "factorised", 11, 3, "proportional", 3, 1, "all", "head", "squared"),
+    (False, "mean", "independent", 1, 1, "rank", 0, 3, "all", "head_per_step", "huber"),
+    (False, "none", "none", 11, 3, "rank", 3, 1, "all", "vote", "squared"),
+    (False, "max", "factorised", 11, 1, "rank", 0, 3, "half", "head", "huber"),
+    (True, "max", "independent", 11, 3, "uniform", 3, 1, "all", "vote", "huber"),
+    (False, "max", "none", 1, 3, "proportional", 0, 3, "poisson", "head_per_step", "squared"),
+    (True, "mean", "factorised", 1, 3, "proportional", 3, 1, "half", "vote", "squared"),
+    (False, "sum", "none", 1, 3, "uniform", 0, 1, "half", "head_per_step", "huber"),
+    (True, "sum", "independent", 11, 1, "rank", 0, 3, "poisson", "vote", "squared"),
+    (True, "none", "factorised", 11, 3, "uniform", 3, 3, "poisson", "head_per_step", "huber"),
+]
+# fmt: on
+
+
+def test_the_rows_cover_every_pair_of_values():
+    levels = [list(values) for values in SWITCHES.values()]
+    assert [len(row) for row in ROWS] == [len(SWITCHES)] * len(ROWS)
+    for (i, some), (j, others) in itertools.combinations(enumerate(levels), 2):
+        seen = {(row[i], row[j]) for row in ROWS}
+        assert seen == set(itertools.product(some, others))
+
+
+def small(**overrides):
+    """A configuration whose first learn call is that of the last tick of `start`."""
+    early = {"train__learning_starts_steps": 4 * TICKS, "agent__target_period_steps": 400}
+    return conftest.tiny(**{"train__steps": 4000} | early | overrides)
+
+
+def random_steps(num_envs=4):
+    rng = np.random.default_rng(0)
+    shape = TICKS, num_envs
+    last = rng.random(shape) < 0.1
+    steps = Timestep(
+        frame=rng.normal(size=(*shape, 3)).astype(np.float32),
+        reward=rng.normal(size=shape).astype(np.float32),
+        terminated=last & (rng.random(shape) < 0.5),
+        last=last,
+        first=np.concatenate([np.ones((1, num_envs), bool), last[:-1]]),
+    )
+    return steps, rng.integers(0, SPEC.num_actions, shape).astype(np.int32)
+
+
+class Made(NamedTuple):
+    """An agent with a full ring; `learn` is compiled once."""
+
+    agent: agent_lib.Agent
+    state: agent_lib.AgentState
+    actor: agent_lib.ActorState
+    replay_state: replay.ReplayState
+    learn: object
+
+
+def make(config):
+    memory = replay.make_replay(config, SPEC)
+    agent = agent_lib.make_agent(config, SPEC, memory)
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def start(steps, actions):
+        def add(state, x):
+            return memory.add(state, *x), None
+
+        state, actor = agent.init(jax.random.key(0))
+        start = memory.init(jax.random.key(1))
+        filled, _ = jax.lax.scan(add, start, (steps, actions, jnp.arange(TICKS)))
+        return state, actor, filled
+
+    return Made(agent, *start(*random_steps()), jax.jit(agent.learn, compiler_options=QUICK))
+
+
+def after(made, calls, first=TICKS - 1):
+    """Both states and the metrics of every call of `learn`."""
+    state, replay_state, seen = made.state, made.replay_state, []
+    for call in range(calls):
+        state, replay_state, metrics = made.learn(state, replay_state, first + call)
+        seen.append(metrics)
+    return state, replay_state, seen
+
+
+def shapes(tree):
+    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
+
+def assert_finite(tree):
+    for x in jax.tree.leaves(tree):
+        assert np.all(np.isfinite(np.asarray(x)))
+
+
+def equal_to_the_bit(one, other):
+    pairs = list(zip(*map(jax.tree.leaves, (one, other)), strict=True))
+    assert pairs
+    return [np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in pairs]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(map(str, row)))
+def test_a_row_of_the_covering_array_learns_and_acts(row):
+    chosen = dict(zip(SWITCHES, row, strict=True))
+    overrides = {}
+    for name, value in chosen.items():
+        overrides |= SWITCHES[name][value]
+    made = make(small(**overrides))
+    state, replay_state, seen = after(made, 3)
+
+    assert made.learn._cache_size() == 1
+    for metrics in seen:
+        assert_finite(metrics)
+        assert metrics["loss"] > 0
+        assert metrics["gradient_norm"] > 0
+    assert_finite((state.params, state.opt_state, replay_state.priorities.leaves))
+    assert shapes((state, replay_state)) == shapes((made.state, made.replay_state))
+    assert not any(equal_to_the_bit(state.params, made.state.params))  # every leaf learns
+    assert all(equal_to_the_bit(state.target_params, made.state.params))  # none was due
+    if chosen["prior_scale"]:
+        assert all(equal_to_the_bit(state.prior_params, made.state.prior_params))
+    else:
+        assert state.prior_params is None
+    leaves, before = (np.asarray(s.priorities.leaves) for s in (replay_state, made.replay_state))
+    np.testing.assert_array_equal(leaves > 0, before > 0)
+    assert (leaves > 0).sum() > 20
+    assert np.array_equal(leaves, before) == (chosen["prioritization"] == "uniform")
+    if chosen["prioritization"] == "rank":  # the first call sorted
+        ranks = replay_state.priorities.ranks
+        assert np.isfinite(np.asarray(ranks.sorted)).sum() == (before > 0).sum()
+        assert made.replay_state.priorities.ranks.added > 0
+        assert ranks.added == 0
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def acts(state, actor, step):
+        seen = made.agent.act(state, actor, step, TICKS)
+        voters = actor.replace(head=jnp.full_like(actor.head, agent_lib.ALL_VOTE))
+        return seen, made.agent.act_in_evaluation(state, voters, step, TICKS)
+
+    step = jax.tree.map(lambda x: x[0], random_steps()[0])
+    for action, actor in acts(state, made.actor, step):
+        assert action.shape == (4,)
+        assert np.all((np.asarray(action) >= 0) & (np.asarray(action) < SPEC.num_actions))
+        assert shapes(actor) == shapes(made.actor)
+        np.testing.assert_array_equal(actor.stack[:, -1], step.frame)
+        assert np.all(np.asarray(actor.head) < chosen["heads"])
+
+
+# --- The files ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("agent", config_lib.names("agents"))
+def test_every_agent_trains(tmp_path, agent):
+    overrides = conftest.TINY | {
+        "train.steps": 800,
+        "train.log_period_steps": 200,
+        "train.eval_episodes": 0,
+    }
+    config = config_lib.load_config(
+        env="gymnax/CartPole-v1", agent=agent, preset="classic", overrides=overrides
+    )
+    result = train.train(config, run_dir=tmp_path)
+    lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["steps"] for row in rows] == [200, 400, 600, 800]
+    for row in rows:
+        assert {"loss", "gradient_norm", "q_mean"} <= set(row)
+        assert all(np.isfinite(x) for x in row.values() if isinstance(x, (int, float)))
+        assert not any(isinstance(x, str) for x in row.values())  # "NaN"
+    assert any(name.startswith("signal_to_noise/") for name in rows[-1]) == (
+        config.network.noisy != "none"
+    )
+    assert ("disagreement" in rows[-1]) == (config.network.heads > 1)
+    assert_finite(result.state.params)
+
+
+@pytest.mark.parametrize("preset", config_lib.names("presets"))
+@pytest.mark.parametrize("agent", config_lib.names("agents"))
+def test_every_preset_loads_with_every_agent(agent, preset):
+    config = config_lib.load_config(agent=agent, preset=preset)
+    assert config.agent.name == agent
+    bare = config_lib.load_config(agent=agent)
+    for switch in ("heads", "dueling", "noisy", "atoms", "prior_scale"):  # a preset only sizes
+        assert getattr(config.network, switch) == getattr(bare.network, switch)
+    for switch in ("n_step", "prioritization", "priority_exponent", "mask_probability"):
+        assert getattr(config.replay, switch) == getattr(bare.replay, switch)
+    assert config.agent.double == bare.agent.double
+
+
+# --- One switch at a time -----------------------------------------------------------------------
+
+# Rainbow by its six switches over `dqn`, without its file.
+REST = {"optimizer.max_gradient_norm": 10.0}
+RAINBOW = {
+    "double": {"agent.double": True},
+    "dueling": {"network.dueling": "mean"},
+    "noisy": {"network.noisy": "factorised"},
+    "categorical": {"network.atoms": 51},
+    "n_step": {"replay.n_step": 3},
+    "prioritised": {"replay.priority_exponent": 0.5},
+}
+OFF = {
+    "double": {"agent.double": False},
+    "dueling": {"network.dueling": "none"},
+    "noisy": {"network.noisy": "none"},
+    "categorical": {"network.atoms": 1},
+    "n_step": {"replay.n_step": 1},
+    "prioritised": {"replay.priority_exponent": 0.0},
+}
+
+
+def load(agent, overrides):
+    base = dict(conftest.TINY)
+    early = {"train.steps": 4000, "train.learning_starts_steps": 4 * TICKS}
+    return config_lib.load_config(
+        env="CartPole-v1",
+        agent=agent,
+        overrides=base | early | {"agent.target_period_steps": 400} | overrides,
+    )
+
+
+@functools.cache
+def learnt(agent, overrides):
+    """Parameters after three learn calls."""
+    return jax.device_get(after(make(load(agent, dict(overrides))), 3)[0].params)
+
+
+def learnt_with(agent, *layers):
+    merged = {name: value for layer in layers for name, value in layer.items()}
+    return learnt(agent, tuple(merged.items()))
+
+
+def differ(one, other):
+    if jax.tree.structure(one) != jax.tree.structure(other) or shapes_of(one) != shapes_of(other):
+        return True
+    return not any(equal_to_the_bit(one, other))
+
+
+def shapes_of(tree):
+    return [x.shape for x in jax.tree.leaves(tree)]
+
+
+@pytest.mark.parametrize("switch", [None, *RAINBOW])
+def test_rainbow_less_a_switch_is_dqn_with_the_others(switch):
+    turned_off = learnt_with("rainbow", OFF.get(switch, {}))
+    others = [layer for name, layer in RAINBOW.items() if name != switch]
+    built_up = learnt_with("dqn", REST, *others)
+    assert jax.tree.structure(turned_off) == jax.tree.structure(built_up)
+    assert all(equal_to_the_bit(turned_off, built_up))
+    if switch is not None:  # which is not what the whole of it learns
+        assert differ(turned_off, learnt_with("rainbow"))
+
+
+def test_ranks_without_an_exponent_are_uniform():
+    ranked = {"replay.prioritization": "rank", "replay.priority_exponent": 0.0}
+    assert all(
+        equal_to_the_bit(learnt_with("rainbow", ranked), learnt_with("rainbow", OFF["prioritised"]))
+    )
+
+
+def test_double_changes_nothing_for_c51_while_online_and_target_are_equal():
+    made = {
+        double: make(small(agent__double=double, network__atoms=11, network__dueling="mean"))
+        for double in (False, True)
+    }
+    one, other = (after(made[double], 1)[0].params for double in (False, True))
+    for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7)
+    assert differ(one, made[False].state.params)
+    # With a target of its own it does.
+    apart = []
+    for double in (False, True):
+        parts = made[double]
+        shifted = jax.tree.map(lambda x: -x, parts.state.target_params)
+        parts = parts._replace(state=parts.state.replace(target_params=shifted))
+        apart.append(after(parts, 1)[0].params)
+    assert differ(*apart)
