@@ -37,6 +37,10 @@ class Carry(NamedTuple):
     timestep: Timestep
 
 
+# Of a carry what a tick changes, and the timesteps seen.
+Played = tuple[agent_lib.ActorState, replay.ReplayState, JaxEnvState, Timestep, Timestep]
+
+
 class Loop(NamedTuple):
     """Pure functions of one seed. `num_ticks` is dynamic: one program serves every length."""
 
@@ -73,24 +77,32 @@ def make_loop(
         return Timestep(None, jnp.zeros((max_ticks, num_envs), jnp.float32), no, no, no)
 
     def act_add_step(
-        carry: Carry, seen: Timestep, first: chex.Numeric, i: chex.Numeric
-    ) -> tuple[Carry, Timestep]:
-        state, actor, replay_state, env_state, timestep = carry
-        tick = first + i
+        state: agent_lib.AgentState, tick: chex.Numeric, i: chex.Numeric, played: Played
+    ) -> Played:
+        actor, replay_state, env_state, timestep, seen = played
         action, actor = agent.act(state, actor, timestep, tick)
         replay_state = memory.add(replay_state, timestep, action, tick)
         env_state, following = env.step(env_state, action, tick)
         now = timestep._replace(frame=None)
         seen = jax.tree.map(lambda all_ticks, one: all_ticks.at[i].set(one), seen, now)
-        return Carry(state, actor, replay_state, env_state, following), seen
+        return actor, replay_state, env_state, following, seen
+
+    def play(
+        carry: Carry, seen: Timestep, first: chex.Numeric, start: chex.Numeric, stop: chex.Numeric
+    ) -> tuple[Carry, Timestep]:
+        """Ticks `start` to `stop`, counted from `first`."""
+        state, *rest = carry
+
+        def body(i: chex.Numeric, played: Played) -> Played:
+            return act_add_step(state, first + i, i, played)
+
+        *rest, seen = jax.lax.fori_loop(start, stop, body, (*rest, seen))
+        return Carry(state, *rest), seen
 
     def warm_up(
         carry: Carry, first: chex.Numeric, num_ticks: chex.Numeric
     ) -> tuple[Carry, Timestep]:
-        def body(i: chex.Numeric, loop: tuple[Carry, Timestep]) -> tuple[Carry, Timestep]:
-            return act_add_step(*loop, first, i)
-
-        return jax.lax.fori_loop(0, num_ticks, body, (carry, nothing_seen()))
+        return play(carry, nothing_seen(), first, 0, num_ticks)
 
     def train(
         carry: Carry, first: chex.Numeric, num_ticks: chex.Numeric
@@ -101,14 +113,9 @@ def make_loop(
             carry, seen, _ = loop
             # A loop of a length that XLA does not know: after an `add` that it can see, it would
             # write rows once more where they are read, and copy whole arrays for that.
-            length = jnp.minimum(num_ticks, stride)
-            carry, seen = jax.lax.fori_loop(
-                0,
-                length,
-                lambda i, both: act_add_step(both[0], both[1], first, call * stride + i),
-                (carry, seen),
-            )
-            tick = first + (call + 1) * stride - 1
+            start = call * stride
+            carry, seen = play(carry, seen, first, start, jnp.minimum(start + stride, num_ticks))
+            tick = first + start + stride - 1
             state, replay_state, learned = agent.learn(carry.state, carry.replay_state, tick)
             return carry._replace(state=state, replay_state=replay_state), seen, learned
 

@@ -325,7 +325,10 @@ def centred(advantage: chex.Array, dueling: str) -> chex.Array:
     if dueling == "mean":
         return advantage - jnp.mean(advantage, axis=2, keepdims=True)
     if dueling == "max":
-        return advantage - jnp.max(advantage, axis=2, keepdims=True)
+        # Not jnp.max: its gradient looks for the maximum in values that a compiler may have
+        # computed twice, differently, and divides by none found.
+        best = jnp.argmax(advantage, axis=2, keepdims=True)
+        return advantage - jnp.take_along_axis(advantage, best, axis=2)
     return advantage  # sum: eq. 7
 
 

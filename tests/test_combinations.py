@@ -17,7 +17,7 @@ from jdqn import replay, train
 from jdqn.records import Timestep
 
 SPEC = conftest.vector_spec()
-# Of single programs that run a moment: compiled in a hurry.
+# Of programs around the one that is tested: compiled in a hurry.
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 TICKS = 24  # 16 ring rows: they wrap
 
@@ -118,7 +118,10 @@ def make(config):
         filled, _ = jax.lax.scan(add, start, (steps, actions, jnp.arange(TICKS)))
         return state, actor, filled
 
-    return Made(agent, *start(*random_steps()), jax.jit(agent.learn, compiler_options=QUICK))
+    # Optimised little, programs compute a value again where they use it: a maximum of 11 atoms then
+    # had no gradient but NaN.
+    options = QUICK if config.network.dueling == "max" else None
+    return Made(agent, *start(*random_steps()), jax.jit(agent.learn, compiler_options=options))
 
 
 def after(made, calls, first=TICKS - 1):
@@ -169,7 +172,7 @@ def test_a_row_of_the_covering_array_learns_and_acts(row):
         assert state.prior_params is None
     leaves, before = (np.asarray(s.priorities.leaves) for s in (replay_state, made.replay_state))
     np.testing.assert_array_equal(leaves > 0, before > 0)
-    assert (leaves > 0).sum() > 20
+    assert (leaves > 0).sum() > 10
     assert np.array_equal(leaves, before) == (chosen["prioritization"] == "uniform")
     if chosen["prioritization"] == "rank":  # the first call sorted
         ranks = replay_state.priorities.ranks
@@ -279,7 +282,7 @@ def learnt_with(agent, *layers):
 def differ(one, other):
     if jax.tree.structure(one) != jax.tree.structure(other) or shapes_of(one) != shapes_of(other):
         return True
-    return not any(equal_to_the_bit(one, other))
+    return not all(equal_to_the_bit(one, other))
 
 
 def shapes_of(tree):
