@@ -1,5 +1,7 @@
 """The only place where the parts meet: `init`, `act`, `learn`."""
 
+import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
@@ -148,15 +150,18 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
 
     def diagnose(state: AgentState, obs: chex.Array) -> dict[str, chex.Array]:
         """Figures over fixed observations `[B, S, ...]`, with mean weights."""
-        q = q_heads(state, obs)
+        parts = len(obs) // 50 if len(obs) % 50 == 0 else 1  # a thousand stacks at once are 400 MB
+        several = obs.reshape(parts, -1, *obs.shape[1:])
+        q = jax.lax.map(functools.partial(q_heads, state), several)
+        q = q.reshape(-1, *q.shape[2:])
         found = {"q_heldout": jnp.mean(jnp.max(q, axis=-1))}
         for name, ratio in networks.signal_to_noise(state.params).items():
             found[f"signal_to_noise/{name}"] = ratio
         if network.dueling != "none":
-            _, kept = network.apply(state.params, obs, mutable=["intermediates"])
-            for name in ("value", "advantage"):
-                (stream,) = kept["intermediates"][f"{name}_stream"]
-                found[name] = jnp.mean(jnp.max(networks.q_output(stream, atoms).q, axis=-1))
+            # What the aggregation makes of the streams, whose own offsets are arbitrary.
+            value = jnp.max(q, axis=-1) if network.dueling == "max" else jnp.mean(q, axis=-1)
+            found["value"] = jnp.mean(value)
+            found["advantage"] = jnp.mean(jnp.abs(q - value[..., None]))
         if num_heads > 1:
             votes = jax.nn.one_hot(jnp.argmax(q, axis=-1), spec.num_actions).sum(axis=1)
             found["q_spread"] = jnp.mean(jnp.std(q, axis=1))
@@ -287,6 +292,13 @@ def learns_at(config: Config, tick: int) -> bool:
     return steps_at(config, tick) >= config.train.learning_starts_steps and (
         (tick + 1) % ticks_per_call(config) == 0
     )
+
+
+def first_learning_tick(config: Config) -> int:
+    """First of the ticks that the first call of `learn` ends."""
+    stride = ticks_per_call(config)
+    starts = math.ceil(config.train.learning_starts_steps / config.env.num_envs)
+    return max(math.ceil(starts / stride) - 1, 0) * stride
 
 
 def learned_before(config: Config, tick: chex.Numeric) -> chex.Array:

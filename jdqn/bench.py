@@ -197,11 +197,12 @@ def loop_rate(cfg: Config, *, steps: int) -> Row:
       steps: agent steps to measure.
     """
     start = max(cfg.replay.batch_size, 64 * cfg.env.num_envs)
-    period = max(steps // 10, 4 * max(cfg.env.num_envs, cfg.train.update_period_steps))
+    # Few log events: each one looks at a thousand held-out states, which a run does rarely.
+    period = max(steps // 4, 4 * max(cfg.env.num_envs, cfg.train.update_period_steps))
     short = config.with_overrides(
         cfg,
         train__learning_starts_steps=start,
-        train__steps=start + 12 * period,
+        train__steps=start + 6 * period,
         train__log_period_steps=period,
         train__eval_episodes=0,
         train__checkpoint_period_steps=0,

@@ -102,12 +102,14 @@ class Network(_Section):
         "how value and advantage streams are put together"
     )
     noisy: Literal["none", "factorised", "independent"] = _doc("noise on the weights of the heads")
-    noisy_sigma: PositiveFloat = _doc("σ at the start; factorised: times 1/√inputs")
+    noisy_sigma: Annotated[PositiveFloat | None, _none] = _doc(
+        'σ at the start, factorised times 1/√inputs; "none": 0.5, independent 0.017'
+    )
     atoms: Annotated[int, Field(gt=0, le=65_536)] = _doc(
         "Z of the value distribution (C51); 1: Q-values"
     )
-    v_min: Annotated[float, Field(allow_inf_nan=False)] = _doc("C51: least atom")
-    v_max: Annotated[float, Field(allow_inf_nan=False)] = _doc("C51: largest atom")
+    v_min: Annotated[float, Field(ge=-1e6, le=1e6)] = _doc("C51: least atom")
+    v_max: Annotated[float, Field(ge=-1e6, le=1e6)] = _doc("C51: largest atom")
     prior_scale: NonNegative = _doc("weight of the fixed random prior networks; 0: none")
 
 
@@ -228,9 +230,19 @@ class Config(_Section):
                 f"train.update_period_steps = {period}; "
                 f"{_nearest(target, {multiple, multiple + period})}"
             )
-        if self.network.atoms > 1 and self.network.v_min >= self.network.v_max:
+        if replay.prioritization == "rank" and not replay.priority_exponent:
             raise ConfigError(
-                f"network.v_min = {self.network.v_min:g}: must lie below network.v_max = "
+                "replay.priority_exponent = 0: must be above 0 with replay.prioritization = rank "
+                "(Schaul et al.: 0.7)"
+            )
+        if replay.mask_distribution == "poisson" and replay.mask_probability < 1:
+            raise ConfigError(
+                f"replay.mask_probability = {replay.mask_probability:g}: must be 1 with "
+                "replay.mask_distribution = poisson, whose counts have mean 1"
+            )
+        if self.network.atoms > 1 and self.network.v_max - self.network.v_min < 1e-3:
+            raise ConfigError(
+                f"network.v_min = {self.network.v_min:g}: must lie well below network.v_max = "
                 f"{self.network.v_max:g}"
             )
         rows = replay.n_step + env.frame_stack

@@ -172,9 +172,6 @@ def train(cfg: Config, *, run_dir: str | pathlib.Path | None = None, command: st
             return trees[0]
         return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
-    def held_out_of(groups: list[Carry]) -> Any:
-        return joined([hold_out(carry.replay_state) for carry in groups])
-
     with contextlib.ExitStack() as stack:
         stopped = stack.enter_context(stop_signals())
         evaluator = evaluate.make_evaluator(cfg, agent)
@@ -185,17 +182,19 @@ def train(cfg: Config, *, run_dir: str | pathlib.Path | None = None, command: st
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(envs.usable_cores()))
         learned: list[Any] = []
         for tick, num_ticks, learns in chunks(cfg):
+            if tick == agent_lib.first_learning_tick(cfg):
+                run.hold_out(joined([hold_out(carry.replay_state) for carry in groups]))
             call = functools.partial(_call, learn if learns else warm_up, tick, num_ticks)
             results = list(pool.map(call, groups))
             groups = [result[0] for result in results]
-            learned = [result[2] for result in results if learns]
+            if learns:
+                learned = [result[2] for result in results]
             seen = each([result[1] for result in results])
             for i in range(num_ticks):
                 run.book(tick + i, [jax.tree.map(lambda x, i=i: x[i], one) for one in seen])
             done = run.look(
                 joined([carry.state for carry in groups]),
                 joined(learned) if learned else {},
-                functools.partial(held_out_of, groups),
             )
             if done or stopped:
                 break
@@ -231,9 +230,7 @@ def chunks(cfg: Config) -> Iterator[tuple[int, int, bool]]:
     They end at multiples of `chunk_ticks`, and where learning starts.
     """
     stride, length = agent_lib.ticks_per_call(cfg), chunk_ticks(cfg)
-    total = math.ceil(cfg.train.steps / cfg.env.num_envs)
-    starts = math.ceil(cfg.train.learning_starts_steps / cfg.env.num_envs)
-    first = max(math.ceil(starts / stride) - 1, 0) * stride  # of the ticks that a learn call ends
+    total, first = math.ceil(cfg.train.steps / cfg.env.num_envs), agent_lib.first_learning_tick(cfg)
     tick = 0
     while tick < total:
         learns = tick >= first and total - tick >= stride

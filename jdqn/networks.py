@@ -34,6 +34,9 @@ def uniform(bound: float) -> nn.initializers.Initializer:
     return init
 
 
+SIGMAS = {"factorised": 0.5, "independent": 0.017}  # Fortunato et al. 2017, section 3.2
+
+
 class Conv(nn.Module):
     """Unpadded convolution over `[B, H, W, C]` with a HWIO kernel.
 
@@ -305,8 +308,6 @@ class QNetwork(nn.Module):
             return self._stream("q", x, self.num_actions)
         value = self._stream("value", x, 1)
         advantage = self._stream("advantage", x, self.num_actions)
-        self.sow("intermediates", "value_stream", value)
-        self.sow("intermediates", "advantage_stream", advantage)
         return value + centred(advantage, self.dueling)
 
     def _stream(self, name: str, x: chex.Array, outputs: int) -> chex.Array:
@@ -380,5 +381,5 @@ def make_network(config: Config, spec: EnvSpec) -> QNetwork:
         atoms=fields.atoms,
         dueling=fields.dueling,
         noisy=fields.noisy,
-        noisy_sigma=fields.noisy_sigma,
+        noisy_sigma=fields.noisy_sigma or SIGMAS.get(fields.noisy, 0.0),
     )

@@ -139,7 +139,7 @@ def refresh(state: Priorities, row: chex.Array, num_rows: int, exponent: float) 
     place = jnp.arange(size)
     age = (row - place // num_envs) % num_rows
     ordered, _, order = jax.lax.sort((key, age, place), num_keys=2)
-    by_rank = jnp.where(jnp.isfinite(ordered), (1.0 + place) ** -exponent, 0.0)
+    by_rank = jnp.where(place < jnp.sum(is_open), (1.0 + place) ** -exponent, 0.0)
     leaves = jnp.zeros((size,), jnp.float32).at[order].set(by_rank).reshape(state.leaves.shape)
     ranks = ranks.replace(sorted=ordered, added=jnp.zeros((), jnp.int32))
     return Priorities(leaves, jnp.sum(leaves, axis=(1, 2)), ranks)

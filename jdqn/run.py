@@ -83,18 +83,17 @@ class Run:
             if ended and tracker.reached(self._cfg.train.stop_return):
                 self._reached_steps.setdefault(seed, self._steps)
 
-    def look(
-        self, state: Any, learned: dict[str, jax.Array], hold_out: Callable[[], jax.Array]
-    ) -> bool:
+    def hold_out(self, obs: jax.Array) -> None:
+        """Takes the observations, for each seed, that diagnostics are then taken on."""
+        self._held_out = self._each(obs)
+
+    def look(self, state: Any, learned: dict[str, jax.Array]) -> bool:
         """Logs, evaluates and saves what has come due since the last look.
 
         Returns whether every seed has reached `stop_return`. With several seeds the leaves of
-        `state`, `learned` and what `hold_out` returns have a leading axis; it is called once, when
-        learning has begun, for the observations that diagnostics are taken on.
+        `state` and `learned` have a leading axis.
         """
         fields = self._cfg.train
-        if learned and not self._held_out:
-            self._held_out = self._each(hold_out())
         if self._due(fields.log_period_steps):
             self._log(state, learned)
         if self._due(fields.checkpoint_period_steps):

@@ -1,7 +1,6 @@
 """The host loop and the command line: `python -m jdqn.train --env Breakout`."""
 
 import contextlib
-import functools
 import math
 import pathlib
 import shlex
@@ -79,6 +78,8 @@ def train_on_host(
         learned: dict[str, jax.Array] = {}
         timestep = env.reset()
         for tick in range(math.ceil(cfg.train.steps / cfg.env.num_envs)):
+            if tick == agent_lib.first_learning_tick(cfg):
+                run.hold_out(hold_out(replay_state))
             on_device = jax.device_put(timestep)
             action, actor = act(state, actor, on_device, tick)
             env.send(np.asarray(action))  # the emulators now run on host threads ...
@@ -86,7 +87,7 @@ def train_on_host(
             if agent_lib.learns_at(cfg, tick):  # ... while the device works beside them
                 state, replay_state, learned = learn(state, replay_state, tick)
             run.book(tick, [timestep])
-            done = run.look(state, learned, functools.partial(hold_out, replay_state))
+            done = run.look(state, learned)
             timestep = env.recv()
             if done or stopped:
                 break

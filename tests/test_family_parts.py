@@ -184,10 +184,11 @@ def test_dueling_of_distributions_is_before_the_softmax(rng, dueling):
     network = a_network(dueling=dueling, atoms=4)
     obs = rng.normal(size=(6, 1, 3)).astype(np.float32)
     params = randomised(network.init(jax.random.key(0), obs)["params"], rng)
-    raw, kept = network.apply({"params": params}, obs, mutable=["intermediates"])
+    raw, kept = network.apply({"params": params}, obs, capture_intermediates=True)
     assert raw.shape == (6, 2, 3, 4)
-    (value,), (advantage,) = (
-        np.asarray(kept["intermediates"][f"{name}_stream"]) for name in ("value", "advantage")
+    value, advantage = (
+        np.asarray(kept["intermediates"][name]["__call__"][0]).reshape(6, 2, -1, 4)
+        for name in ("value", "advantage")
     )
     assert value.shape == (6, 2, 1, 4)
     reduce = {"mean": np.mean, "max": np.max, "sum": lambda x, **_: 0 * x}[dueling]
@@ -728,13 +729,20 @@ def test_draws_right_after_a_refresh_have_the_exact_frequencies(rng):
 @pytest.mark.parametrize("exponent", [0.0, 0.7])
 def test_poisson_masks_and_rows_without_one(exponent):
     num_rows, num_envs, heads = 16, 64, 40
+    rule = "rank" if exponent else "proportional"
     _, memory = ranked_replay(
         num_rows,
         num_envs,
         network__heads=heads,
         replay__priority_exponent=exponent,
+        replay__prioritization=rule,
     )
-    _, few = ranked_replay(num_rows, num_envs, replay__priority_exponent=exponent)
+    _, few = ranked_replay(
+        num_rows,
+        num_envs,
+        replay__priority_exponent=exponent,
+        replay__prioritization=rule,
+    )
 
     @functools.partial(jax.jit, static_argnums=0)
     def filled(memory, steps):
