@@ -572,7 +572,12 @@ def test_a_buffer_beyond_four_gigabytes(rng):
 @pytest.mark.slow
 def test_a_million_frames_are_filled_and_sampled():
     """The papers' replay for real: every row written, in place, and drawn from end to end."""
-    config = conftest.tiny(env__num_envs=32, env__frame_stack=4, replay__capacity=1_000_000)
+    config = conftest.tiny(
+        env__num_envs=32,
+        env__frame_stack=4,
+        replay__capacity=1_000_000,
+        train__learning_starts_steps=160,
+    )
     memory = replay.make_replay(config, ATARI)
     assert memory.num_bytes < 7.2e9
     before = psutil.Process().memory_info().rss
