@@ -101,12 +101,11 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
     )
     num_envs = config.env.num_envs
     num_updates = updates_per_call(config)
-    by_rank = config.replay.prioritization == "rank" and config.replay.priority_exponent > 0
 
     def init(key: chex.PRNGKey) -> tuple[AgentState, ActorState]:
         params_key, learn_key, act_key, prior_key = jax.random.split(key, 4)
         obs = jnp.zeros((1, spec.frame_stack, *spec.frame_shape), spec.frame_dtype)
-        params = {"params": network.init(params_key, obs)["params"]}
+        params = network.init(params_key, obs)
         has_prior = config.network.prior_scale > 0
         state = AgentState(
             params=params,
@@ -242,7 +241,7 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
             }
             return (params, opt_state, (current.priorities, current.max_priority)), metrics
 
-        if by_rank:
+        if config.replay.prioritization == "rank":
             period_steps = config.replay.rank_refresh_updates * config.train.update_period_steps
             refreshed = jax.lax.cond(
                 is_due(config, tick, period_steps) | ~learned_before(config, tick),

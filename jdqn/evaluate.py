@@ -58,8 +58,6 @@ def make_evaluator(config: Config, agent: Agent, make_env: MakeEnv = envs.make_e
         head = {"vote": ALL_VOTE, "mean": ALL_MEAN}.get(policy)
         head = int(policy.removeprefix("head_")) if head is None else head
         actor = actor.replace(head=jnp.full_like(actor.head, head))
-        # What learning alone needs would be compiled in as well.
-        state = state.replace(target_params=None, opt_state=None)
         games = play_native(state, actor, seed) if is_native else play(state, actor, seed)
         with contextlib.closing(games):
             return summary(finished_in(games))

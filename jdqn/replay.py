@@ -79,7 +79,7 @@ def make_replay(config: Config, spec: EnvSpec) -> Replay:
     stored_shape = (math.prod(spec.frame_shape),) if is_image else spec.frame_shape
     action_dtype = jnp.uint8 if spec.num_actions <= 256 else jnp.int32
     alpha, priority_epsilon = fields.priority_exponent, fields.priority_epsilon
-    by_rank = alpha > 0 and fields.prioritization == "rank"
+    by_rank = fields.prioritization == "rank"
 
     def leaf_of(priority: chex.Array) -> chex.Array:
         """The leaf of a |TD error| or of a rank."""
@@ -170,16 +170,15 @@ def make_replay(config: Config, spec: EnvSpec) -> Replay:
         if not alpha:
             return state
         # A weight of 0: nothing was drawable, the row drawn is closed and stays so.
-        is_open = batch.weight > 0
-        priority, leaves = priority + priority_epsilon, state.priorities
-        leaf = leaf_of(priority)
+        is_open, leaves = batch.weight > 0, state.priorities
+        priority = priority + priority_epsilon
+        ordered = priority
         if by_rank:
             leaves, rank = priorities.rank_of(leaves, batch.row, batch.env, priority)
-            leaf = leaf_of(rank.astype(jnp.float32))
-        leaf = jnp.where(is_open, leaf, 0.0)
+            ordered = rank.astype(jnp.float32)
+        leaf = jnp.where(is_open, leaf_of(ordered), 0.0)
         leaves = priorities.set_leaves(leaves, batch.row, batch.env, leaf)
-        priority = jnp.where(is_open, priority, 0.0)
-        largest = jnp.minimum(jnp.max(priority), MAX_PRIORITY)
+        largest = jnp.minimum(jnp.max(jnp.where(is_open, priority, 0.0)), MAX_PRIORITY)
         return state.replace(
             priorities=leaves, max_priority=jnp.maximum(state.max_priority, largest)
         )

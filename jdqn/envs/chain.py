@@ -25,11 +25,6 @@ class Chain:
     def __init__(self, length: int):
         self._length = length
 
-    @property
-    def optimal_return(self) -> float:
-        """Of an episode that only goes right."""
-        return 11.0
-
     def action_space(self, _: Any) -> Any:
         """Two actions."""
         return types.SimpleNamespace(n=2)
