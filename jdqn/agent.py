@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import chex
 import flax.struct
@@ -70,10 +70,33 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     if fields.name == "rmsprop":
         descent = optax.rmsprop(rate, decay=fields.decay, eps=fields.eps, centered=True)
     else:
-        descent = optax.adam(rate, eps=fields.eps)
+        descent = optax.chain(scale_by_adam(fields.eps), optax.scale_by_learning_rate(rate))
     if not fields.max_gradient_norm:
         return descent
     return optax.chain(optax.clip_by_global_norm(fields.max_gradient_norm), descent)
+
+
+def scale_by_adam(
+    eps: float, *, b1: float = 0.9, b2: float = 0.999
+) -> optax.GradientTransformation:
+    """`optax.scale_by_adam` with one division for each weight in place of three.
+
+    The bias corrections (Kingma & Ba 2015, algorithm 1) are the same for all weights: multiplying
+    by their inverses saves a tenth of a small network's update on a CPU.
+    """
+
+    def update(
+        gradients: chex.ArrayTree, state: optax.ScaleByAdamState, params: Any = None
+    ) -> tuple[chex.ArrayTree, optax.ScaleByAdamState]:
+        del params
+        count = optax.safe_increment(state.count)
+        mu = optax.tree.update_moment(gradients, state.mu, b1, 1)
+        nu = optax.tree.update_moment(gradients, state.nu, b2, 2)
+        unbias_mu, unbias_nu = 1.0 / (1.0 - b1**count), 1.0 / (1.0 - b2**count)
+        updates = jax.tree.map(lambda m, v: m * unbias_mu / (jnp.sqrt(v * unbias_nu) + eps), mu, nu)
+        return updates, optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformation(optax.scale_by_adam(b1, b2, eps).init, update)
 
 
 def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
@@ -220,8 +243,10 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
     ) -> tuple[AgentState, ReplayState, dict[str, chex.Array]]:
         # The frames stay out of the carry: closed over, so that the scan cannot copy them.
         def update(
-            carry: tuple[chex.ArrayTree, optax.OptState, tuple], key: chex.PRNGKey
+            carry: tuple[chex.ArrayTree, optax.OptState, tuple],
+            call: tuple[chex.PRNGKey, chex.Array],
         ) -> tuple[tuple, dict[str, chex.Array]]:
+            key, is_last = call
             params, opt_state, (leaves, max_priority) = carry
             current = replay_state.replace(priorities=leaves, max_priority=max_priority)
             sample_key, *noise_keys = jax.random.split(key, 4)
@@ -237,7 +262,10 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
                 "priority_mean": jnp.mean(priority),
                 "priority_max": jnp.max(priority),
                 "importance_weight_mean": jnp.mean(batch.weight),
-                "gradient_norm": optax.tree.norm(gradients),
+                # 5% of an update, for a figure that a log event wants once.
+                "gradient_norm": jax.lax.cond(
+                    is_last, lambda: optax.tree.norm(gradients), lambda: jnp.zeros(())
+                ),
             }
             return (params, opt_state, (current.priorities, current.max_priority)), metrics
 
@@ -250,12 +278,15 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
             )
             replay_state = replay_state.replace(priorities=refreshed)
         keys = jax.random.split(jax.random.fold_in(state.key, tick), num_updates)
+        is_last = jnp.arange(num_updates) == num_updates - 1
         carry = (
             state.params,
             state.opt_state,
             (replay_state.priorities, replay_state.max_priority),
         )
-        (params, opt_state, (leaves, max_priority)), metrics = jax.lax.scan(update, carry, keys)
+        (params, opt_state, (leaves, max_priority)), metrics = jax.lax.scan(
+            update, carry, (keys, is_last)
+        )
         target_params = jax.lax.cond(
             is_due(config, tick, fields.target_period_steps),
             lambda: params,
@@ -264,6 +295,7 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
         state = state.replace(params=params, target_params=target_params, opt_state=opt_state)
         replay_state = replay_state.replace(priorities=leaves, max_priority=max_priority)
         metrics = {name: jnp.mean(values) for name, values in metrics.items()}
+        metrics["gradient_norm"] *= num_updates  # a sum: 0 but for the last update
         metrics["epsilon"] = training_epsilon(config, tick)
         metrics["importance_exponent"] = importance_exponent(config, tick)
         return state, replay_state, metrics

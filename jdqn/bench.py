@@ -197,7 +197,7 @@ def loop_rate(cfg: Config, *, steps: int) -> Row:
       steps: agent steps to measure.
     """
     start = max(cfg.replay.batch_size, 64 * cfg.env.num_envs)
-    # Few log events: each one looks at a thousand held-out states, which a run does rarely.
+    # Not more log events than a run has: each looks at a thousand held-out states.
     period = max(steps // 4, 4 * max(cfg.env.num_envs, cfg.train.update_period_steps))
     short = config.with_overrides(
         cfg,
@@ -254,7 +254,7 @@ def main(argv: list[str] | None = None) -> None:
         epilog="example: python -m jdqn.bench --env Breakout --csv bench.csv",
     )
     parser.add_argument(
-        "--steps", metavar="N", help="agent steps of the loop (default: 5_000; JAX-native: 50_000)"
+        "--steps", metavar="N", help="agent steps of the loop (default: 10_000; JAX-native: 50_000)"
     )
     parser.add_argument("--peer", metavar="NAME", help="sb3: only the loop, beside that library's")
     parser.add_argument("--csv", metavar="FILE", help="also write the figures there")
@@ -262,7 +262,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse(argv)
     try:
         cfg = config.from_options(arguments)
-        steps = arguments.steps or ("50_000" if envs.is_native(cfg.env.name) else "5_000")
+        steps = arguments.steps or ("50_000" if envs.is_native(cfg.env.name) else "10_000")
         if not steps.replace("_", "").isdigit():
             raise ConfigError(f"--steps {steps}: expected a whole number of agent steps")
         if arguments.peer not in (None, "sb3"):

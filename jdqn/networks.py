@@ -98,9 +98,13 @@ def _conv_backward(
     # As (dYᵀ·X)ᵀ: XLA's CPU backend runs Xᵀ·dY slower, and without the barrier its simplifier
     # turns the first into the second.
     columns = patches.reshape(-1, patches.shape[-1])
-    (d_kernel,) = kernel_vjp(jax.lax.optimization_barrier(rows.T @ columns).T)
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        return None, d_kernel
+        # The first layer: many rows for few outputs, which XLA would leave to one core.
+        parts = 2 - len(rows) % 2
+        rows, columns = (z.reshape(parts, -1, z.shape[-1]) for z in (rows, columns))
+        products = jax.lax.optimization_barrier(jnp.einsum("zno,znp->zop", rows, columns))
+        return None, kernel_vjp(jnp.sum(products, axis=0).T)[0]
+    (d_kernel,) = kernel_vjp(jax.lax.optimization_barrier(rows.T @ columns).T)
     _, patches_vjp = jax.vjp(lambda x: conv_patches(x, kernel.shape[0], stride), x)
     (d_x,) = patches_vjp((rows @ matrix.T).reshape(patches.shape))
     return d_x, d_kernel
@@ -130,8 +134,11 @@ def conv_patches(x: chex.Array, size: int, stride: int) -> chex.Array:
             # Without the barrier XLA would transpose once for each slice below.
             x = jax.lax.bitcast_convert_type(jax.lax.optimization_barrier(x), jnp.uint8)
         x = x.reshape(batch, rows, columns, -1)
-    else:
-        x = x.astype(jnp.float32)  # small images: one pass less
+    elif not jnp.issubdtype(x.dtype, jnp.floating):
+        # Few channels: what lies side by side is joined first, and moves in longer pieces.
+        x = x.astype(jnp.float32)
+        x = jnp.concatenate([x[:, :, j : j + out_w] for j in range(reach)], axis=-1)
+        return jnp.concatenate([x[:, i : i + out_h] for i in range(reach)], axis=-1)
     slices = [x[:, i : i + out_h, j : j + out_w] for i in range(reach) for j in range(reach)]
     return jnp.concatenate(slices, axis=-1).astype(jnp.float32)
 
@@ -194,10 +201,29 @@ def dense(x: chex.Array, kernel: chex.Array) -> chex.Array:
     """`[B, in]` or `[B, K, in]` times `[in, K, out]`, to `[B, K, out]`."""
     width, heads, features = kernel.shape
     if x.ndim == 2:
-        return (x @ kernel.reshape(width, -1)).reshape(-1, heads, features)
+        return matmul(x, kernel.reshape(width, -1)).reshape(-1, heads, features)
     if heads == 1:  # a batched matmul of batch 1 is slower on a CPU
-        return (x[:, 0] @ kernel[:, 0])[:, None]
+        return matmul(x[:, 0], kernel[:, 0])[:, None]
     return jnp.einsum("bki,iko->bko", x, kernel)
+
+
+@jax.custom_vjp
+def matmul(x: chex.Array, kernel: chex.Array) -> chex.Array:
+    """`[B, in]` times `[in, out]`, with a gradient that XLA's CPU backend runs fast."""
+    return x @ kernel
+
+
+def _matmul_forward(x: chex.Array, kernel: chex.Array) -> tuple[chex.Array, tuple]:
+    return x @ kernel, (x, kernel)
+
+
+def _matmul_backward(residuals: tuple, dy: chex.Array) -> tuple[chex.Array, chex.Array]:
+    x, kernel = residuals
+    # As (W·dYᵀ)ᵀ, for the reason given at `_conv_backward`: dY·Wᵀ would pack the large matrix.
+    return jax.lax.optimization_barrier(kernel @ dy.T).T, x.T @ dy
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 def signed_root(x: chex.Array) -> chex.Array:
