@@ -160,17 +160,10 @@ def train(cfg: Config, *, run_dir: str | pathlib.Path | None = None, command: st
     hold_out = jax.vmap(hold_out) if stacked else hold_out
 
     def each(trees: list[Any]) -> list[Any]:
-        """One tree for each seed, on the host."""
-        trees = jax.device_get(trees)
+        """One tree for each seed."""
         if not stacked:
             return trees
         return [jax.tree.map(lambda x, i=i: x[i], trees[0]) for i in range(num_seeds)]
-
-    def joined(trees: list[Any]) -> Any:
-        """One tree, with a leading axis where there are several seeds."""
-        if stacked or num_seeds == 1:
-            return trees[0]
-        return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
     with contextlib.ExitStack() as stack:
         stopped = stack.enter_context(stop_signals())
@@ -180,30 +173,22 @@ def train(cfg: Config, *, run_dir: str | pathlib.Path | None = None, command: st
         )
         # XLA leaves small matrices to one core: seeds share the cores from threads of their own.
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(envs.usable_cores()))
-        learned: list[Any] = []
+        learned: list[Any] = [{}] * num_seeds
         for tick, num_ticks, learns in chunks(cfg):
             if tick == agent_lib.first_learning_tick(cfg):
-                run.hold_out(joined([hold_out(carry.replay_state) for carry in groups]))
+                run.hold_out(each([hold_out(carry.replay_state) for carry in groups]))
             call = functools.partial(_call, learn if learns else warm_up, tick, num_ticks)
             results = list(pool.map(call, groups))
             groups = [result[0] for result in results]
             if learns:
-                learned = [result[2] for result in results]
-            seen = each([result[1] for result in results])
+                learned = each([result[2] for result in results])
+            seen = each(jax.device_get([result[1] for result in results]))
             for i in range(num_ticks):
                 run.book(tick + i, [jax.tree.map(lambda x, i=i: x[i], one) for one in seen])
-            done = run.look(
-                joined([carry.state for carry in groups]),
-                joined(learned) if learned else {},
-            )
-            if done or stopped:
+            states = each([carry.state for carry in groups])
+            if run.look(states, learned) or stopped:
                 break
-        state = joined([carry.state for carry in groups])
-        return run.finish(
-            state,
-            joined(learned) if learned else {},
-            stopped_by=stopped[0] if stopped else 0,
-        )
+        return run.finish(states, learned, stopped_by=stopped[0] if stopped else 0)
 
 
 def _call(program: Any, tick: int, num_ticks: int, carry: Carry) -> Any:

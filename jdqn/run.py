@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import psutil
 
 from jdqn import agent as agent_lib
@@ -19,6 +20,9 @@ from jdqn.config import Config, ConfigError
 from jdqn.records import EnvSpec, Timestep
 
 HELD_OUT_STATES = 1_000
+# One for each seed.
+States = Sequence[agent_lib.AgentState]
+Learned = Sequence[dict[str, jax.Array]]
 
 
 class Result(NamedTuple):
@@ -54,7 +58,7 @@ class Run:
         path = pathlib.Path(run_dir) if run_dir else default_run_dir(cfg)
         self._cfg, self._evaluate = cfg, evaluator
         self._diagnose = jax.jit(agent.diagnose)
-        self._held_out: list[Any] = []  # observations for each seed
+        self._held_out: Sequence[jax.Array] = ()  # observations for each seed
         self._seeds = range(fields.seed, fields.seed + fields.num_seeds)
         self._trackers = [metrics.EpisodeTracker(cfg.env.num_envs) for _ in self._seeds]
         self._directory = metrics.RunDirectory(path, cfg, command)
@@ -83,23 +87,22 @@ class Run:
             if ended and tracker.reached(self._cfg.train.stop_return):
                 self._reached_steps.setdefault(seed, self._steps)
 
-    def hold_out(self, obs: jax.Array) -> None:
+    def hold_out(self, obs: Sequence[jax.Array]) -> None:
         """Takes the observations, for each seed, that diagnostics are then taken on."""
-        self._held_out = self._each(obs)
+        self._held_out = obs
 
-    def look(self, state: Any, learned: dict[str, jax.Array]) -> bool:
+    def look(self, states: States, learned: Learned) -> bool:
         """Logs, evaluates and saves what has come due since the last look.
 
-        Returns whether every seed has reached `stop_return`. With several seeds the leaves of
-        `state` and `learned` have a leading axis.
+        Returns whether every seed has reached `stop_return`.
         """
         fields = self._cfg.train
         if self._due(fields.log_period_steps):
-            self._log(state, learned)
+            self._log(states, learned)
         if self._due(fields.checkpoint_period_steps):
-            self._checkpoint(state)
+            self._checkpoint(states)
         if fields.eval_episodes and self._due(fields.eval_period_steps):
-            self._run_evaluation(state)
+            self._run_evaluation(states)
         self._seen_steps = self._steps
         return self._all_reached
 
@@ -111,25 +114,18 @@ class Run:
         """Whether a multiple of a period was passed since the last look."""
         return period_steps > 0 and self._steps // period_steps > self._seen_steps // period_steps
 
-    def _each(self, tree: Any) -> list[Any]:
-        """One tree for each seed."""
-        if len(self._seeds) == 1:
-            return [tree]
-        return [jax.tree.map(lambda x, i=i: x[i], tree) for i in range(len(self._seeds))]
-
-    def _log(self, state: Any, learned: dict[str, jax.Array]) -> None:
+    def _log(self, states: States, learned: Learned) -> None:
         now = time.monotonic()
         # Evaluation time is not training time: _run_evaluation moves _logged_at on.
         rate = (self._steps - self._logged_steps) / max(now - self._logged_at, 1e-9)
         tick = self._steps // self._cfg.env.num_envs - 1
         diagnosed: list[Any] = [{}] * len(self._seeds)
         if self._held_out:
-            pairs = zip(self._each(state), self._held_out, strict=True)
+            pairs = zip(states, self._held_out, strict=True)
             diagnosed = jax.device_get([self._diagnose(*pair) for pair in pairs])
-        each = self._each(jax.device_get(learned))
         rows = []
         for seed, tracker, values, found in zip(
-            self._seeds, self._trackers, each, diagnosed, strict=True
+            self._seeds, self._trackers, jax.device_get(learned), diagnosed, strict=True
         ):
             row: dict[str, Any] = {} if len(self._seeds) == 1 else {"seed": seed}
             row |= {
@@ -151,11 +147,11 @@ class Run:
         self._progress.update(self._steps, _mean_row(rows))
         self._logged_at, self._logged_steps = now, self._steps
 
-    def _run_evaluation(self, state: Any) -> None:
+    def _run_evaluation(self, states: States) -> None:
         began, policy = time.monotonic(), self._cfg.agent.eval_policy
         self._evaluated = tuple(
             self._evaluate(one, seed + evaluate.TRAINING_SEED_OFFSET, policy)
-            for seed, one in zip(self._seeds, self._each(state), strict=True)
+            for seed, one in zip(self._seeds, states, strict=True)
         )
         self._evaluated_steps = self._steps
         for seed, result in zip(self._seeds, self._evaluated, strict=True):
@@ -168,19 +164,19 @@ class Run:
             )
         self._logged_at += time.monotonic() - began
 
-    def _checkpoint(self, state: Any) -> None:
+    def _checkpoint(self, states: States) -> None:
         keep = self._cfg.train.checkpoint_keep
-        checkpoint.save(self._directory.path, self._steps, state, keep=keep)
+        checkpoint.save(self._directory.path, self._steps, _joined(states), keep=keep)
 
-    def finish(self, state: Any, learned: dict[str, jax.Array], *, stopped_by: int) -> Result:
+    def finish(self, states: States, learned: Learned, *, stopped_by: int) -> Result:
         """The last log event, checkpoint and evaluation."""
         seconds = time.monotonic() - self._started
         if self._logged_steps < self._steps:
-            self._log(state, learned)
-        self._checkpoint(state)
+            self._log(states, learned)
+        self._checkpoint(states)
         wants_evaluation = self._cfg.train.eval_episodes > 0 and not stopped_by
         if wants_evaluation and self._evaluated_steps != self._steps:
-            self._run_evaluation(state)
+            self._run_evaluation(states)
         path = self._directory.path
         if stopped_by:
             self._progress.say(
@@ -199,7 +195,7 @@ class Run:
             episodes=sum(tracker.num_episodes for tracker in self._trackers),
             mean_return=sum(means) / len(means) if means else None,
             evaluations=self._evaluated,
-            state=state,
+            state=_joined(states),
             stopped_by=stopped_by,
         )
 
@@ -234,6 +230,11 @@ def stop_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+def _joined(states: States) -> Any:
+    """One tree, with a leading axis where there are several seeds."""
+    return states[0] if len(states) == 1 else jax.tree.map(lambda *x: jnp.stack(x), *states)
 
 
 def held_out(cfg: Config, spec: EnvSpec) -> Callable[[replay.ReplayState], jax.Array]:

@@ -79,7 +79,7 @@ def train_on_host(
         timestep = env.reset()
         for tick in range(math.ceil(cfg.train.steps / cfg.env.num_envs)):
             if tick == agent_lib.first_learning_tick(cfg):
-                run.hold_out(hold_out(replay_state))
+                run.hold_out([hold_out(replay_state)])
             on_device = jax.device_put(timestep)
             action, actor = act(state, actor, on_device, tick)
             env.send(np.asarray(action))  # the emulators now run on host threads ...
@@ -87,11 +87,11 @@ def train_on_host(
             if agent_lib.learns_at(cfg, tick):  # ... while the device works beside them
                 state, replay_state, learned = learn(state, replay_state, tick)
             run.book(tick, [timestep])
-            done = run.look(state, learned)
+            done = run.look([state], [learned])
             timestep = env.recv()
             if done or stopped:
                 break
-        return run.finish(state, learned, stopped_by=stopped[0] if stopped else 0)
+        return run.finish([state], [learned], stopped_by=stopped[0] if stopped else 0)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -56,6 +56,7 @@ class PlainDqn:
         self.online, self.target = params, params
         self.optimizer, self.opt_state = optimizer, optimizer.init(params)
         self.discount, self.double = discount, double
+        self.gradient = jax.jit(jax.grad(self.loss))
 
     @staticmethod
     def q(params, obs):
@@ -67,9 +68,9 @@ class PlainDqn:
         x = jax.nn.relu(x @ p["q_hidden_0"]["kernel"][:, 0] + p["q_hidden_0"]["bias"])
         return x @ p["q"]["kernel"][:, 0] + p["q"]["bias"]
 
-    def loss(self, params, batch):
+    def loss(self, params, target_params, batch):
         rows = jnp.arange(batch.action.shape[0])
-        q_next = self.q(self.target, batch.next_obs)
+        q_next = self.q(target_params, batch.next_obs)
         chooser = self.q(params, batch.next_obs) if self.double else q_next
         target = batch.reward + batch.discount * q_next[rows, jnp.argmax(chooser, axis=1)]
         error = jax.lax.stop_gradient(target) - self.q(params, batch.obs)[rows, batch.action]
@@ -77,9 +78,10 @@ class PlainDqn:
         return jnp.mean(jnp.where(absolute <= 1, 0.5 * error**2, absolute - 0.5))
 
     def update(self, batch):
-        gradient = jax.grad(self.loss)(self.online, batch)
+        gradient = self.gradient(self.online, self.target, batch)
         updates, self.opt_state = self.optimizer.update(gradient, self.opt_state)
         self.online = optax.apply_updates(self.online, updates)
+        return optax.tree.norm(gradient)
 
 
 @pytest.mark.parametrize("double", [False, True])
@@ -91,14 +93,16 @@ def test_twenty_updates_agree_with_a_plain_dqn(rng, double):
         optax.linear_schedule(1e-3, config.optimizer.learning_rate_final, 92), eps=1e-8
     )
     plain = PlainDqn(state.params, optimizer, config.agent.discount, double)
+    sample = jax.jit(replay.sample)
     for update in range(1, 21):
         tick = 100 + update
         key = jax.random.split(jax.random.fold_in(state.key, tick), 1)[0]
         sample_key = jax.random.split(key, 4)[0]
-        plain.update(replay.sample(replay_state, sample_key, tick))
-        state, replay_state, _ = agent.learn(state, replay_state, tick)
+        norm = plain.update(sample(replay_state, sample_key, tick))
+        state, replay_state, found = agent.learn(state, replay_state, tick)
         tolerance = 1e-5 if update == 1 else 1e-4
         chex.assert_trees_all_close(state.params, plain.online, atol=tolerance, rtol=tolerance)
+        np.testing.assert_allclose(found["gradient_norm"], norm, rtol=1e-3)
         if agent_lib.is_due(config, tick, config.agent.target_period_steps):
             plain.target = plain.online
     assert not np.allclose(*(jax.tree.leaves(p)[0] for p in (state.params, plain.target)))
@@ -170,6 +174,19 @@ def test_gradients_are_clipped_to_the_global_norm():
 
     chex.assert_trees_all_close(first_moment(large), 0.1 * jnp.array([0.3, 0.4]), rtol=1e-5)
     chex.assert_trees_all_close(first_moment(small), 0.1 * small["w"], rtol=1e-5)
+
+
+def test_adam_is_that_of_optax(rng):
+    ours, theirs = agent_lib.scale_by_adam(1e-3), optax.scale_by_adam(eps=1e-3)
+    params = {"w": jnp.ones((3, 4)), "b": jnp.ones((4,))}
+    state, their_state = ours.init(params), theirs.init(params)
+    for _ in range(5):
+        gradients = jax.tree.map(
+            lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), params
+        )
+        updates, state = ours.update(gradients, state)
+        want, their_state = theirs.update(gradients, their_state)
+        chex.assert_trees_all_close((updates, state), (want, their_state), rtol=1e-5)
 
 
 def test_rmsprop_is_centred_as_in_nature():

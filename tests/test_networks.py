@@ -35,6 +35,30 @@ def test_both_convolutions_agree_in_value_and_gradient(rng, size, stride, height
     chex.assert_trees_all_close(gradients, want_gradients, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("height", [5, 6])  # 9 rows for the kernel's gradient, which is odd, and 16
+def test_both_convolutions_agree_on_images_of_bytes(rng, height):
+    x = jnp.asarray(rng.integers(0, 256, (1, height, height, 3)), jnp.uint8)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 5)), jnp.float32)
+
+    def gradient(form):
+        return jax.jit(jax.grad(lambda kernel: jnp.sum(jnp.sin(form(x, kernel, 1) / 100))))(kernel)
+
+    want = gradient(networks.conv_by_library)
+    chex.assert_trees_all_close(gradient(networks.conv_for_cpu), want, rtol=1e-3, atol=1e-3)
+
+
+def test_gradient_of_matmul(rng):
+    x = jnp.asarray(rng.normal(size=(5, 7)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(7, 3)), jnp.float32)
+
+    def loss(multiply):
+        return lambda x, kernel: jnp.sum(jnp.sin(multiply(x, kernel)))
+
+    got = jax.jit(jax.value_and_grad(loss(networks.matmul), argnums=(0, 1)))(x, kernel)
+    want = jax.value_and_grad(loss(jnp.matmul), argnums=(0, 1))(x, kernel)
+    chex.assert_trees_all_close(got, want, rtol=1e-5, atol=1e-6)
+
+
 def test_nature_network_is_the_same_in_both_forms(rng):
     obs = jnp.asarray(rng.integers(0, 256, (2, 4, 84, 84)), jnp.uint8)
     by_patches = network(torso="nature", scale=1 / 255)
