@@ -86,9 +86,8 @@ def scale_by_adam(
     """
 
     def update(
-        gradients: chex.ArrayTree, state: optax.ScaleByAdamState, params: Any = None
+        gradients: chex.ArrayTree, state: optax.ScaleByAdamState, _: Any = None
     ) -> tuple[chex.ArrayTree, optax.ScaleByAdamState]:
-        del params
         count = optax.safe_increment(state.count)
         mu = optax.tree.update_moment(gradients, state.mu, b1, 1)
         nu = optax.tree.update_moment(gradients, state.nu, b2, 2)
@@ -97,6 +96,13 @@ def scale_by_adam(
         return updates, optax.ScaleByAdamState(count, mu, nu)
 
     return optax.GradientTransformation(optax.scale_by_adam(b1, b2, eps).init, update)
+
+
+def norm_if(wanted: chex.Array, gradients: chex.ArrayTree) -> chex.Array:
+    """The global norm, or 0: a log event wants one in thousands, and it costs 5% of an update."""
+    if jax.default_backend() != "cpu":  # a branch would wait for the device
+        return wanted * optax.tree.norm(gradients)
+    return jax.lax.cond(wanted, lambda: optax.tree.norm(gradients), lambda: jnp.zeros(()))
 
 
 def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
@@ -148,10 +154,7 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
         )
 
     def forward(
-        params: chex.ArrayTree,
-        prior: chex.ArrayTree,
-        obs: chex.Array,
-        **noise: chex.PRNGKey,
+        params: chex.ArrayTree, prior: chex.ArrayTree, obs: chex.Array, **noise: chex.PRNGKey
     ) -> QOutput:
         """Q-values `[B, K, A]`; `noise` is a key by the name that `networks.HeadDense` knows."""
         noise = noise if network.noisy != "none" else {}
@@ -262,10 +265,7 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
                 "priority_mean": jnp.mean(priority),
                 "priority_max": jnp.max(priority),
                 "importance_weight_mean": jnp.mean(batch.weight),
-                # 5% of an update, for a figure that a log event wants once.
-                "gradient_norm": jax.lax.cond(
-                    is_last, lambda: optax.tree.norm(gradients), lambda: jnp.zeros(())
-                ),
+                "gradient_norm": norm_if(is_last, gradients),
             }
             return (params, opt_state, (current.priorities, current.max_priority)), metrics
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import io
 import itertools
 import json
@@ -76,9 +77,13 @@ def bench_stages(cfg: Config, *, seconds: float) -> Iterator[Row]:
     learn = jax.jit(agent.learn, donate_argnums=(0, 1))
     sample = jax.jit(memory.sample)
     prioritised = config.with_overrides(cfg, replay__priority_exponent=0.6)
-    draw_and_update = jax.jit(
-        _draw_and_update(replay.make_replay(prioritised, spec)), donate_argnums=0
-    )
+    prioritised_memory = replay.make_replay(prioritised, spec)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def draw_and_update(state: replay.ReplayState, key: jax.Array, tick: int) -> replay.ReplayState:
+        batch = prioritised_memory.sample(state, key, tick)  # its frames are not used: not gathered
+        return prioritised_memory.update(state, batch, jnp.abs(batch.reward) + 1e-3 * batch.row)
+
     state, actor = jax.jit(agent.init)(jax.random.key(0))
     memory_state = jax.jit(memory.init)(jax.random.key(1))
     action = jnp.zeros((num_envs,), jnp.int32)
@@ -125,17 +130,9 @@ def bench_stages(cfg: Config, *, seconds: float) -> Iterator[Row]:
     updates = agent_lib.updates_per_call(cfg)
     update_ms = median_ms(call_learn, max(80 // updates, 5)) / updates
     yield Row("update", update_ms, "ms", f"{updates} in one call")
+    if len(spec.frame_shape) > 1:
+        yield from _convolutions(cfg, spec)
     yield from _floor(cfg, spec, state.params, update_ms)
-
-
-def _draw_and_update(memory: replay.Replay) -> Callable[..., replay.ReplayState]:
-    """A draw and a priority update without the frames, as prioritised replay adds them."""
-
-    def run(state: replay.ReplayState, key: jax.Array, tick: int) -> replay.ReplayState:
-        batch = memory.sample(state, key, tick)
-        return memory.update(state, batch, jnp.abs(batch.reward) + 1e-3 * batch.row)
-
-    return run
 
 
 def _floor(cfg: Config, spec: EnvSpec, params: Any, update_ms: float) -> Iterator[Row]:
@@ -173,13 +170,7 @@ def _floor(cfg: Config, spec: EnvSpec, params: Any, update_ms: float) -> Iterato
 
 def update_flops(cfg: Config, spec: EnvSpec) -> float:
     """Floating-point operations of one update, counted by XLA on the library's convolutions."""
-    network = networks.make_network(cfg, spec).clone(for_cpu=False)
-    size = (cfg.replay.batch_size, spec.frame_stack, *spec.frame_shape)
-    obs = jax.ShapeDtypeStruct(size, spec.frame_dtype)
-    params = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros(size, spec.frame_dtype))
-
-    def forward(params: Any, obs: jax.Array) -> jax.Array:
-        return jnp.sum(network.apply(params, obs))  # type: ignore[arg-type]
+    params, obs, forward = _summed_network(cfg, spec, for_cpu=False)
 
     def count(f: Callable[..., Any]) -> float:
         analysis = jax.jit(f).lower(params, obs).cost_analysis()
@@ -187,6 +178,28 @@ def update_flops(cfg: Config, spec: EnvSpec) -> float:
 
     forwards = 2 if cfg.agent.double else 1  # target, and the selector where it is not the target
     return count(jax.grad(forward)) + forwards * count(forward)
+
+
+def _convolutions(cfg: Config, spec: EnvSpec) -> Iterator[Row]:
+    """The network in both forms of its convolutions; `networks.Conv` picks one by backend."""
+    for name, for_cpu in (("patches", True), ("library", False)):
+        params, obs, forward = _summed_network(cfg, spec, for_cpu=for_cpu)
+        for what, function in (("forward", forward), ("gradient", jax.grad(forward))):
+            call = jax.jit(function)
+            ms = median_ms(lambda _: call(params, obs), 20)  # noqa: B023
+            yield Row(f"{what}, by {name}", ms, "ms", f"network alone, {len(obs)} observations")
+
+
+def _summed_network(cfg: Config, spec: EnvSpec, *, for_cpu: bool) -> tuple[Any, jax.Array, Any]:
+    """Parameters, a batch, and the sum of the network's outputs as a function of both."""
+    network = networks.make_network(cfg, spec).clone(for_cpu=for_cpu)
+    size = (cfg.replay.batch_size, spec.frame_stack, *spec.frame_shape)
+    obs = jnp.ones(size, spec.frame_dtype)
+
+    def forward(params: Any, obs: jax.Array) -> jax.Array:
+        return jnp.sum(network.apply(params, obs))  # type: ignore[arg-type]
+
+    return network.init(jax.random.key(0), obs), obs, forward
 
 
 def loop_rate(cfg: Config, *, steps: int) -> Row:
@@ -274,7 +287,9 @@ def main(argv: list[str] | None = None) -> None:
             f"{cfg.replay.batch_size} every {cfg.train.update_period_steps} steps; "
             f"{device.device_kind}, jax {jax.__version__}\n"
         )
-        rows = []
+        rows: list[Row] = []
+        if arguments.csv:
+            pathlib.Path(arguments.csv).touch()  # refused now, not after minutes
         measured = (
             bench_peer(cfg, steps=int(steps))
             if arguments.peer
@@ -288,10 +303,10 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.csv:
             with open(arguments.csv, "w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows([Row._fields, *rows])
-    except ValueError as error:
+    except ConfigError as error:
         parser.error(str(error))
     except OSError as error:
-        parser.error(f"--csv {arguments.csv}: {error.strerror}")
+        parser.error(f"{error.filename}: {error.strerror}")
 
 
 if __name__ == "__main__":

@@ -45,10 +45,7 @@ class ConfigError(ValueError):
 
 class _Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(
-        strict=True,
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
+        strict=True, frozen=True, extra="forbid", allow_inf_nan=False
     )
 
 

@@ -132,8 +132,7 @@ class RunDirectory:
         self._metrics = (path / "metrics.jsonl").open("w", encoding="utf-8")
         self._episodes = self._table("episodes.csv", ["steps", "seed", "return", "length"])
         self._evaluations = self._table(
-            "evaluations.csv",
-            ["steps", "seed", "policy", *Evaluation._fields],
+            "evaluations.csv", ["steps", "seed", "policy", *Evaluation._fields]
         )
         self._tensorboard = tensorboardX.SummaryWriter(str(path))
 

@@ -1,7 +1,7 @@
 """Flax modules: torsos, heads, the Q-network.
 
-K is an axis, never a loop: one torso, head kernels stored `[in, K, out]`, and the first head layer
-is ONE matmul `[B, in] × [in, K·out]`.
+K is an axis, never a loop: one torso, head kernels stored `[K, out, in]`, and the first head layer
+is ONE matmul `[K·out, in] × [in, B]`.
 """
 
 import functools
@@ -152,7 +152,7 @@ def _kernel_matrix(kernel: chex.Array, stride: int) -> chex.Array:
 
 
 class HeadDense(nn.Module):
-    """A dense layer of K heads, kernel `[in, K, out]`, bias `[K, out]`, perhaps noisy.
+    """A dense layer of K heads, kernel `[K, out, in]`, bias `[K, out]`, perhaps noisy.
 
     Maps features shared by all heads `[B, in]` or each head's own `[B, K, in]` to `[B, K, out]`.
 
@@ -172,14 +172,14 @@ class HeadDense(nn.Module):
         chex.assert_rank(x, {2, 3})
         width, independent = x.shape[-1], self.noisy == "independent"
         init = uniform(math.sqrt(3 / width)) if independent else fan_in_uniform(width)
-        shape = (width, self.heads, self.features)
+        shape = (self.heads, self.features, width)
         kernel = self.param("kernel", init, shape)
-        bias = self.param("bias", init, shape[1:])
+        bias = self.param("bias", init, shape[:2])
         if self.noisy == "none":
             return dense(x, kernel) + bias[None]
         sigma = self.sigma if independent else self.sigma / math.sqrt(width)
         kernel_sigma = self.param("kernel_sigma", nn.initializers.constant(sigma), shape)
-        bias_sigma = self.param("bias_sigma", nn.initializers.constant(sigma), shape[1:])
+        bias_sigma = self.param("bias_sigma", nn.initializers.constant(sigma), shape[:2])
         if self.has_rng("noise"):
             noise, bias_noise = _weight_noise(self.make_rng("noise"), shape, independent)
             return dense(x, kernel + kernel_sigma * noise) + (bias + bias_sigma * bias_noise)[None]
@@ -198,29 +198,33 @@ class HeadDense(nn.Module):
 
 
 def dense(x: chex.Array, kernel: chex.Array) -> chex.Array:
-    """`[B, in]` or `[B, K, in]` times `[in, K, out]`, to `[B, K, out]`."""
-    width, heads, features = kernel.shape
+    """`[B, in]` or `[B, K, in]` times `[K, out, in]`, to `[B, K, out]`."""
+    heads, features, width = kernel.shape
     if x.ndim == 2:
-        return matmul(x, kernel.reshape(width, -1)).reshape(-1, heads, features)
+        return matmul(x, kernel.reshape(-1, width)).reshape(-1, heads, features)
     if heads == 1:  # a batched matmul of batch 1 is slower on a CPU
-        return matmul(x[:, 0], kernel[:, 0])[:, None]
-    return jnp.einsum("bki,iko->bko", x, kernel)
+        return matmul(x[:, 0], kernel[0])[:, None]
+    return jnp.einsum("bki,koi->bko", x, kernel)
 
 
 @jax.custom_vjp
 def matmul(x: chex.Array, kernel: chex.Array) -> chex.Array:
-    """`[B, in]` times `[in, out]`, with a gradient that XLA's CPU backend runs fast."""
-    return x @ kernel
+    """`[B, in]` times `[out, in]`, to `[B, out]`.
+
+    On a CPU as (W·Xᵀ)ᵀ behind a barrier: for X·Wᵀ XLA would first pack the large matrix, at several
+    times the cost of the product for ten heads of Nature's size.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    return jax.lax.optimization_barrier(kernel @ x.T).T if on_cpu else x @ kernel.T
 
 
 def _matmul_forward(x: chex.Array, kernel: chex.Array) -> tuple[chex.Array, tuple]:
-    return x @ kernel, (x, kernel)
+    return matmul(x, kernel), (x, kernel)
 
 
 def _matmul_backward(residuals: tuple, dy: chex.Array) -> tuple[chex.Array, chex.Array]:
     x, kernel = residuals
-    # As (W·dYᵀ)ᵀ, for the reason given at `_conv_backward`: dY·Wᵀ would pack the large matrix.
-    return jax.lax.optimization_barrier(kernel @ dy.T).T, x.T @ dy
+    return dy @ kernel, dy.T @ x
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward)
@@ -234,13 +238,13 @@ def signed_root(x: chex.Array) -> chex.Array:
 def _weight_noise(
     key: chex.PRNGKey, shape: tuple[int, int, int], independent: bool
 ) -> tuple[chex.Array, chex.Array]:
-    """Noise of a kernel `[in, K, out]` and a bias `[K, out]`, each head its own."""
+    """Noise of a kernel `[K, out, in]` and a bias `[K, out]`, each head its own."""
     in_key, out_key = jax.random.split(key)
     if independent:
-        return jax.random.normal(in_key, shape), jax.random.normal(out_key, shape[1:])
-    in_noise = signed_root(jax.random.normal(in_key, shape[:2]))
-    out_noise = signed_root(jax.random.normal(out_key, shape[1:]))
-    return in_noise[:, :, None] * out_noise[None], out_noise
+        return jax.random.normal(in_key, shape), jax.random.normal(out_key, shape[:2])
+    in_noise = signed_root(jax.random.normal(in_key, (shape[0], shape[2])))
+    out_noise = signed_root(jax.random.normal(out_key, shape[:2]))
+    return out_noise[:, :, None] * in_noise[:, None], out_noise
 
 
 def signal_to_noise(params: Any) -> dict[str, chex.Array]:
@@ -271,12 +275,13 @@ class NatureTorso(nn.Module):
 class MinAtarTorso(nn.Module):
     """The one convolution of Young & Tian 2019: `[B, 10, 10, C]` to `[B, features]`."""
 
+    scale: float
     for_cpu: bool
 
     @nn.compact
     def __call__(self, x: chex.Array) -> chex.Array:
         """Applies the torso."""
-        x = nn.relu(Conv(16, 3, 1, self.for_cpu)(x))
+        x = nn.relu(Conv(16, 3, 1, self.for_cpu)(x, self.scale))
         return x.reshape(x.shape[0], -1)
 
 
@@ -322,7 +327,7 @@ class QNetwork(nn.Module):
         if self.torso == "nature":
             x = NatureTorso(self.scale, self.for_cpu)(stack_to_channels(obs))
         elif self.torso == "minatar":
-            x = MinAtarTorso(self.for_cpu)(stack_to_channels(obs))
+            x = MinAtarTorso(self.scale, self.for_cpu)(stack_to_channels(obs))
         else:
             x = obs.reshape(obs.shape[0], -1).astype(jnp.float32) * self.scale
             x = MlpTorso(self.torso_hidden)(x) if self.torso == "mlp" else x

@@ -174,8 +174,8 @@ class Run:
         if self._logged_steps < self._steps:
             self._log(states, learned)
         self._checkpoint(states)
-        wants_evaluation = self._cfg.train.eval_episodes > 0 and not stopped_by
-        if wants_evaluation and self._evaluated_steps != self._steps:
+        evaluates = self._cfg.train.eval_episodes and not stopped_by
+        if evaluates and self._evaluated_steps != self._steps:
             self._run_evaluation(states)
         path = self._directory.path
         if stopped_by:

@@ -13,10 +13,13 @@ from jdqn.records import EnvSpec
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compiled programs are kept between runs of the suite; delete the folder for a cold run.
-CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache"
+# One for each worker: jax writes entries without a lock.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
+CACHE = pathlib.Path(__file__).parent.parent / ".jax_cache" / WORKER
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)  # for the notebooks' kernels
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # two workers share an accelerator
 
 # Compilation falls into whichever example comes first.
 hypothesis.settings.register_profile("jdqn", deadline=None)

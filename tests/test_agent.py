@@ -65,8 +65,8 @@ class PlainDqn:
         x = jax.nn.relu(
             x @ p["MlpTorso_0"]["Dense_0"]["kernel"] + p["MlpTorso_0"]["Dense_0"]["bias"][None]
         )
-        x = jax.nn.relu(x @ p["q_hidden_0"]["kernel"][:, 0] + p["q_hidden_0"]["bias"])
-        return x @ p["q"]["kernel"][:, 0] + p["q"]["bias"]
+        x = jax.nn.relu(x @ p["q_hidden_0"]["kernel"][0].T + p["q_hidden_0"]["bias"])
+        return x @ p["q"]["kernel"][0].T + p["q"]["bias"]
 
     def loss(self, params, target_params, batch):
         rows = jnp.arange(batch.action.shape[0])
@@ -158,8 +158,14 @@ def test_learn_copies_the_target_when_due_and_not_before(rng):
 def test_a_call_makes_every_update_it_owes(rng):
     config, replay, agent = built(env__num_envs=8, train__update_period_steps=2)
     replay_state = filled(config, replay, rng)
-    state, _ = agent.init(jax.random.key(0))
-    state, _, _ = agent.learn(state, replay_state, 50)
+    first, _ = agent.init(jax.random.key(0))
+    state, _, found = agent.learn(first, replay_state, 50)
+    plain = PlainDqn(first.params, agent_lib.make_optimizer(config), config.agent.discount, False)
+    for key in jax.random.split(jax.random.fold_in(first.key, 50), 4):
+        sample_key = jax.random.split(key, 4)[0]
+        norm = plain.update(jax.jit(replay.sample)(replay_state, sample_key, 50))
+    np.testing.assert_allclose(found["gradient_norm"], norm, rtol=1e-3)  # of the last of them
+    chex.assert_trees_all_close(state.params, plain.online, atol=1e-4, rtol=1e-4)
     assert [int(x) for x in optax.tree.get_all_with_path(state.opt_state, "count")[0][1:]] == [4]
 
 

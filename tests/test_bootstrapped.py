@@ -44,8 +44,7 @@ Q = [[3.0, 1.0, 0.0], [2.0, 3.0, 0.0], [0.0, 3.0, 0.0], [0.0, 2.5, 9.0]]  # vote
 
 
 @pytest.mark.parametrize(
-    ("policy", "action"),
-    [(agent.ALL_VOTE, 1), (agent.ALL_MEAN, 1), (0, 0), (1, 1), (3, 2)],
+    ("policy", "action"), [(agent.ALL_VOTE, 1), (agent.ALL_MEAN, 1), (0, 0), (1, 1), (3, 2)]
 )
 def test_who_acts_in_evaluation(policy, action):
     _, learner = parts(network__heads=4, agent__epsilon_eval=0.0)

@@ -1,5 +1,6 @@
 """The adapters: the vector protocol, seeds, spaces, lives, stacks."""
 
+import contextlib
 import sys
 import types
 
@@ -194,13 +195,7 @@ def test_discrete_observations_may_start_anywhere(register):
 
 
 @pytest.mark.parametrize(
-    "space",
-    [
-        spaces.Box(-1, 1, (2,)),
-        spaces.MultiDiscrete([2, 3]),
-        spaces.MultiBinary(2),
-    ],
-    ids=str,
+    "space", [spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)], ids=str
 )
 def test_only_discrete_actions_are_taken(register, space):
     name = register(lambda: Bare(spaces.Box(0, 1, (2,)), space))
@@ -253,6 +248,21 @@ def test_a_near_miss_is_answered_with_the_name(name, meant):
     assert f'"{meant}"' in sentence
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("ALE/Joust-v5", None),
+        ("ALE/Combat-v5", None),
+        ("BreakotNoFrameskip-v4", "Breakout"),
+        ("breakoutDeterministic-v4", "Breakout"),
+    ],
+)
+def test_a_game_that_envpool_does_not_have(name, meant):
+    sentence = refusal(env=name)
+    assert f'"{name}": envpool has no such Atari game' in sentence
+    assert meant is None or sentence.endswith(f'did you mean "{meant}"?')
+
+
 def test_a_name_near_nothing_is_answered_with_examples():
     sentence = refusal(env="xyzzy")
     assert all(words in sentence for words in ['"xyzzy"', '"Breakout"', '"CartPole-v1"'])
@@ -279,6 +289,50 @@ def test_atari_frames():
     assert dtypes == [np.uint8, np.float32, bool, bool, bool]
     np.testing.assert_array_equal(steps.first, [[True, True]] + [[False, False]] * 5)
     assert len(np.unique(steps.frame)) > 3  # a picture, not a mask
+
+
+def test_every_option_reaches_envpool():
+    given = dict(
+        frame_skip=3,
+        sticky_probability=0.5,
+        full_action_space=True,
+        noop_max=7,
+        fire_on_reset=True,
+        max_episode_steps=99,
+        num_threads=1,
+    )
+    renamed = {"sticky_probability": "repeat_action_probability", "fire_on_reset": "use_fire_reset"}
+
+    def found(**fields):
+        with contextlib.closing(make_env(tiny("Pong", **fields))) as env:
+            return env._envs.spec.config
+
+    changed, usual = found(**{f"env__{name}": value for name, value in given.items()}), found()
+    for name, value in given.items():
+        assert getattr(changed, renamed.get(name, name)) == value, name
+    usual_values = dict(
+        repeat_action_probability=0, use_fire_reset=False, noop_max=30, frame_skip=4
+    )
+    for name, value in usual_values.items():
+        assert getattr(usual, name) == value, name
+
+
+def test_sticky_actions_change_a_game():
+    actions = np.tile([[2], [2], [3], [3], [2]], (12, 1))
+
+    def frames(probability):
+        config = tiny("Pong", env__sticky_probability=probability)
+        return play(make_env(config, num_envs=1, seed=3), actions).frame
+
+    np.testing.assert_array_equal(frames(0.0), frames(0.0))
+    assert not np.array_equal(frames(0.0), frames(0.25))
+
+
+def test_games_start_after_different_numbers_of_no_ops():
+    with contextlib.closing(make_env(tiny("Freeway"), num_envs=16)) as env:
+        assert len(np.unique(env.reset().frame, axis=0)) > 4
+    with contextlib.closing(make_env(tiny("Freeway", env__noop_max=1), num_envs=16)) as env:
+        assert len(np.unique(env.reset().frame, axis=0)) == 1
 
 
 def test_full_action_space():

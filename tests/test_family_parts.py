@@ -207,7 +207,7 @@ def unscaled(params, obs, dueling):
 
     def stream(name):
         layer = params[name]
-        return jnp.einsum("bi,iko->bko", x, layer["kernel"]) + layer["bias"][None]
+        return jnp.einsum("bi,koi->bko", x, layer["kernel"]) + layer["bias"][None]
 
     if dueling == "none":
         return stream("q")[..., None]
@@ -310,8 +310,8 @@ def test_moments_of_a_noisy_layer(kind, name, own):
     number = 20_000
     y = np.asarray(apply(params, x, name, keys_of(number)), np.float64)  # [N, B, K, out]
     each = x if own else np.stack([x, x], axis=1)  # [B, K, in]
-    mean = np.einsum("bki,iko->bko", each, params["kernel"]) + params["bias"]
-    squares = np.einsum("bki,iko->bko", each**2, params["kernel_sigma"] ** 2)
+    mean = np.einsum("bki,koi->bko", each, params["kernel"]) + params["bias"]
+    squares = np.einsum("bki,koi->bko", each**2, params["kernel_sigma"] ** 2)
     bias = params["bias_sigma"] ** 2
     variance = ROOT**2 * squares + ROOT * bias if kind == "factorised" else squares + bias
     np.testing.assert_allclose(mean_of(params, x), mean, atol=1e-5)  # no key: mean weights
@@ -322,7 +322,7 @@ def test_moments_of_a_noisy_layer(kind, name, own):
 @pytest.mark.parametrize("kind", KINDS)
 def test_learning_shares_one_draw_over_the_batch_and_acting_does_not(kind):
     params, apply, mean_of = noisy_layer(kind, (5, 3))
-    alike = {name: np.repeat(value[..., :1, :], 2, axis=-2) for name, value in params.items()}
+    alike = {name: np.repeat(value[:1], 2, axis=0) for name, value in params.items()}
     x = np.ones((5, 3), np.float32)
     shared = np.asarray(apply(alike, x, "noise", keys_of(1)))[0]
     np.testing.assert_allclose(shared, np.broadcast_to(shared[:1], shared.shape), rtol=1e-6)
@@ -738,10 +738,7 @@ def test_poisson_masks_and_rows_without_one(exponent):
         replay__prioritization=rule,
     )
     _, few = ranked_replay(
-        num_rows,
-        num_envs,
-        replay__priority_exponent=exponent,
-        replay__prioritization=rule,
+        num_rows, num_envs, replay__priority_exponent=exponent, replay__prioritization=rule
     )
 
     @functools.partial(jax.jit, static_argnums=0)

@@ -190,6 +190,19 @@ def test_seed_i_of_many_is_a_run_of_its_own(tmp_path):
         assert {row["seed"] for row in csv.DictReader(file)} == {"5", "6", "7"}
 
 
+def test_seeds_stacked_as_on_an_accelerator(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    cfg = tiny(CARTPOLE, train__num_seeds=2, train__steps=160, train__eval_episodes=0)
+    result = fused.train(cfg, run_dir=tmp_path / "run")
+    first, second = (jax.tree.map(lambda x, i=i: x[i], result.state.params) for i in (0, 1))
+    assert not np.allclose(*(jax.tree.leaves(params)[-1] for params in (first, second)))
+    rows = [
+        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [(row["steps"], row["seed"]) for row in rows] == [(80, 0), (80, 1), (160, 0), (160, 1)]
+    assert rows[-1]["q_heldout"] != rows[-2]["q_heldout"]
+
+
 def test_a_saved_run_of_many_seeds_evaluates_each(tmp_path, capsys):
     config = tiny(CARTPOLE, train__num_seeds=2, train__steps=200, train__eval_episodes=2)
     train.train(config, run_dir=tmp_path / "run")

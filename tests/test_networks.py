@@ -49,13 +49,14 @@ def test_both_convolutions_agree_on_images_of_bytes(rng, height):
 
 def test_gradient_of_matmul(rng):
     x = jnp.asarray(rng.normal(size=(5, 7)), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=(7, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 7)), jnp.float32)
 
     def loss(multiply):
         return lambda x, kernel: jnp.sum(jnp.sin(multiply(x, kernel)))
 
     got = jax.jit(jax.value_and_grad(loss(networks.matmul), argnums=(0, 1)))(x, kernel)
-    want = jax.value_and_grad(loss(jnp.matmul), argnums=(0, 1))(x, kernel)
+    plain = loss(lambda x, kernel: jnp.einsum("bi,oi->bo", x, kernel))
+    want = jax.value_and_grad(plain, argnums=(0, 1))(x, kernel)
     chex.assert_trees_all_close(got, want, rtol=1e-5, atol=1e-6)
 
 
@@ -85,8 +86,8 @@ def test_nature_network_has_the_papers_shapes():
     assert shapes["NatureTorso_0/Conv_0/kernel"] == (8, 8, 4, 32)
     assert shapes["NatureTorso_0/Conv_1/kernel"] == (4, 4, 32, 64)
     assert shapes["NatureTorso_0/Conv_2/kernel"] == (3, 3, 64, 64)
-    assert shapes["q_hidden_0/kernel"] == (3136, 1, 512)
-    assert shapes["q/kernel"] == (512, 1, 6)
+    assert shapes["q_hidden_0/kernel"] == (1, 512, 3136)
+    assert shapes["q/kernel"] == (1, 6, 512)
 
 
 @pytest.mark.parametrize(("stack", "dtype"), [(4, np.uint8), (3, np.uint8), (4, np.float32)])
@@ -109,12 +110,13 @@ def test_patches_are_what_each_output_sees(rng, channels):
     np.testing.assert_array_equal(got, want)
 
 
-def test_pixels_are_scaled_once():
+@pytest.mark.parametrize(("torso", "side"), [("nature", 84), ("minatar", 10), ("none", 5)])
+def test_pixels_are_scaled_once(torso, side):
     """A white image under 1/255 is an image of ones."""
-    white = jnp.full((1, 4, 84, 84), 255, jnp.uint8)
-    net = network(torso="nature", scale=1 / 255)
+    white = jnp.full((1, 4, side, side), 255, jnp.uint8)
+    net = network(torso=torso, scale=1 / 255)
     params = net.init(jax.random.key(0), white)
-    ones = network(torso="nature").apply(params, white / 255)
+    ones = network(torso=torso).apply(params, white / 255)
     chex.assert_trees_all_close(net.apply(params, white), ones, rtol=1e-4, atol=1e-6)
 
 
@@ -130,8 +132,7 @@ def test_heads_are_independent_networks_over_one_torso(rng, torso):
     def only(path, leaf, k):
         if path[1].key not in ("q_hidden_0", "q"):
             return leaf
-        axis = 1 if path[-1].key == "kernel" else 0
-        return jnp.take(leaf, jnp.array([k]), axis=axis)
+        return leaf[k : k + 1]
 
     for k in range(3):
         single = jax.tree.map_with_path(lambda path, leaf, k=k: only(path, leaf, k), params)
@@ -151,7 +152,7 @@ def test_torso_gradient_is_scaled_by_one_over_k_and_the_heads_is_not(rng):
     def unscaled(params):
         x = networks.MlpTorso((8,)).apply({"params": params["MlpTorso_0"]}, obs.reshape(4, -1))
         for name, last in (("q_hidden_0", False), ("q", True)):
-            x = networks.HeadDense(params[name]["kernel"].shape[-1], heads).apply(
+            x = networks.HeadDense(params[name]["kernel"].shape[1], heads).apply(
                 {"params": params[name]}, x
             )
             x = x if last else jax.nn.relu(x)

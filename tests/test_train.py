@@ -16,7 +16,7 @@ import pytest
 from conftest import tiny
 from scripted import ScriptedEnv, maker
 
-from jdqn import checkpoint, evaluate
+from jdqn import bench, checkpoint, evaluate
 from jdqn import train as train_lib
 from jdqn.config import load_config
 
@@ -367,7 +367,9 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert lines[2].startswith("evaluation at 2,000 steps: 2 full games")
 
 
-@pytest.mark.parametrize("command", [train_lib, evaluate], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "command", [train_lib, evaluate, bench], ids=lambda module: module.__name__
+)
 def test_help(capsys, command):
     with pytest.raises(SystemExit) as info:
         command.main(["--help"])
@@ -375,6 +377,40 @@ def test_help(capsys, command):
     printed = capsys.readouterr().out
     assert f"example: python -m {command.__name__}" in printed
     assert "default" in printed
+
+
+def test_bench_measures_every_stage():
+    cfg = tiny()
+    rows = [*bench.bench_loop(cfg, steps=64), *bench.bench_stages(cfg, seconds=0.05)]
+    found = {row.stage: row.value for row in rows}
+    stages = {
+        "whole loop",
+        "act",
+        "add",
+        "sample",
+        "update",
+        "floor of an update",
+        "update / floor",
+    }
+    assert stages < set(found)
+    assert all(np.isfinite(value) and value > 0 for value in found.values())
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--steps x", "--steps x"),
+        ("--peer dopamine", "known: sb3"),
+        ("--csv nowhere/bench.csv", "nowhere"),
+        ("--env CartPol", '"CartPole-v1"'),
+    ],
+)
+def test_bench_refuses_before_it_measures(tmp_path, monkeypatch, capsys, option, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as info:
+        bench.main(["--env", "CartPole-v1", *option.split()])
+    assert info.value.code == 2
+    assert words in capsys.readouterr().err
 
 
 # Files that the command may be pointed at lie beside the folder in which it runs.

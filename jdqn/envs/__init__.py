@@ -92,11 +92,13 @@ def usable_cores() -> int:
 
 def _unknown(name: str, known: list[str]) -> str:
     """What to say of a name that no adapter knows."""
-    spelling = re.fullmatch(r"(?:ALE/)?(\w+?)(?:NoFrameskip|Deterministic)?(?:-ram)?-v\d+", name)
-    if spelling and spelling[1] in known:
-        return f'unknown environment "{name}": this Atari game is called "{spelling[1]}" here'
-    near = suggest(name, known)
-    if near:
+    spelling = re.fullmatch(r"(ALE/)?(\w+?)(NoFrameskip|Deterministic)?(?:-ram)?-v\d+", name)
+    if spelling and spelling[2] in known:
+        return f'unknown environment "{name}": this Atari game is called "{spelling[2]}" here'
+    if spelling and (spelling[1] or spelling[3]):
+        near = suggest(spelling[2], [game for game in known if "-v" not in game])
+        return f'unknown environment "{name}": envpool has no such Atari game{near}'
+    if near := suggest(name, known):
         return f'unknown environment "{name}"{near}'
     return (
         f'unknown environment "{name}": expected an Atari game such as "Breakout", a Gymnasium id '
