@@ -76,14 +76,13 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(fields.max_gradient_norm), descent)
 
 
-def scale_by_adam(
-    eps: float, *, b1: float = 0.9, b2: float = 0.999
-) -> optax.GradientTransformation:
+def scale_by_adam(eps: float) -> optax.GradientTransformation:
     """`optax.scale_by_adam` with one division for each weight in place of three.
 
     The bias corrections (Kingma & Ba 2015, algorithm 1) are the same for all weights: multiplying
     by their inverses saves a tenth of a small network's update on a CPU.
     """
+    b1, b2 = 0.9, 0.999
 
     def update(
         gradients: chex.ArrayTree, state: optax.ScaleByAdamState, _: Any = None
