@@ -244,10 +244,7 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
         state: AgentState, replay_state: ReplayState, tick: chex.Numeric
     ) -> tuple[AgentState, ReplayState, dict[str, chex.Array]]:
         # The frames stay out of the carry: closed over, so that the scan cannot copy them.
-        def update(
-            carry: tuple[chex.ArrayTree, optax.OptState, tuple],
-            call: tuple[chex.PRNGKey, chex.Array],
-        ) -> tuple[tuple, dict[str, chex.Array]]:
+        def update(carry: tuple, call: tuple) -> tuple[tuple, dict[str, chex.Array]]:
             key, is_last = call
             params, opt_state, (leaves, max_priority) = carry
             current = replay_state.replace(priorities=leaves, max_priority=max_priority)
@@ -271,20 +268,16 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
         if config.replay.prioritization == "rank":
             period_steps = config.replay.rank_refresh_updates * config.train.update_period_steps
             refreshed = jax.lax.cond(
-                is_due(config, tick, period_steps) | ~learned_before(config, tick),
+                is_due(config, tick, min(period_steps, 2**31 - 1)) | ~learned_before(config, tick),
                 lambda: replay.refresh(replay_state, tick).priorities,
                 lambda: replay_state.priorities,
             )
             replay_state = replay_state.replace(priorities=refreshed)
         keys = jax.random.split(jax.random.fold_in(state.key, tick), num_updates)
-        is_last = jnp.arange(num_updates) == num_updates - 1
-        carry = (
-            state.params,
-            state.opt_state,
-            (replay_state.priorities, replay_state.max_priority),
-        )
+        drawn_by = replay_state.priorities, replay_state.max_priority
+        carry = state.params, state.opt_state, drawn_by
         (params, opt_state, (leaves, max_priority)), metrics = jax.lax.scan(
-            update, carry, (keys, is_last)
+            update, carry, (keys, jnp.arange(num_updates) == num_updates - 1)
         )
         target_params = jax.lax.cond(
             is_due(config, tick, fields.target_period_steps),
@@ -300,6 +293,19 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
         return state, replay_state, metrics
 
     return Agent(init, act, act_in_evaluation, learn, init_actor, q_heads, distribution, diagnose)
+
+
+def jit_learning(function: Callable[..., Any], donate_argnums: int | tuple[int, ...]) -> Any:
+    """`jax.jit` of a program with `learn` in it.
+
+    Without this analysis XLA's CPU backend copies all parameters at every update of the scan.
+    """
+    options = {"xla_cpu_copy_insertion_use_region_analysis": True}
+    try:
+        jax.jit(lambda: 0, compiler_options=options)()
+    except jax.errors.JaxRuntimeError:  # an XLA that does not know it
+        options = {}
+    return jax.jit(function, donate_argnums=donate_argnums, compiler_options=options)
 
 
 def updates_per_call(config: Config) -> int:

@@ -74,15 +74,16 @@ def bench_stages(cfg: Config, *, seconds: float) -> Iterator[Row]:
 
     act = jax.jit(agent.act, donate_argnums=1)
     add = jax.jit(memory.add, donate_argnums=0)
-    learn = jax.jit(agent.learn, donate_argnums=(0, 1))
+    learn = agent_lib.jit_learning(agent.learn, (0, 1))
     sample = jax.jit(memory.sample)
-    prioritised = config.with_overrides(cfg, replay__priority_exponent=0.6)
-    prioritised_memory = replay.make_replay(prioritised, spec)
+    refresh = jax.jit(memory.refresh, donate_argnums=0)
+    by_priority = config.with_overrides(cfg, replay__priority_exponent=0.6)
+    prioritised = replay.make_replay(by_priority, spec)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def draw_and_update(state: replay.ReplayState, key: jax.Array, tick: int) -> replay.ReplayState:
-        batch = prioritised_memory.sample(state, key, tick)  # its frames are not used: not gathered
-        return prioritised_memory.update(state, batch, jnp.abs(batch.reward) + 1e-3 * batch.row)
+        batch = prioritised.sample(state, key, tick)  # its frames are not used: not gathered
+        return prioritised.update(state, batch, jnp.abs(batch.reward) + 1e-3 * batch.row)
 
     state, actor = jax.jit(agent.init)(jax.random.key(0))
     memory_state = jax.jit(memory.init)(jax.random.key(1))
@@ -105,6 +106,11 @@ def bench_stages(cfg: Config, *, seconds: float) -> Iterator[Row]:
         memory_state = add(memory_state, on_device[tick % len(on_device)], action, tick)
         return memory_state.max_priority
 
+    def call_refresh(i: int) -> Any:
+        nonlocal memory_state
+        memory_state = refresh(memory_state, i)
+        return memory_state.max_priority
+
     def call_update(i: int) -> Any:
         nonlocal memory_state
         memory_state = draw_and_update(memory_state, jax.random.key(i), i)
@@ -122,6 +128,10 @@ def bench_stages(cfg: Config, *, seconds: float) -> Iterator[Row]:
     keys = [jax.random.key(i) for i in range(101)]
     sample_ms = median_ms(lambda i: sample(memory_state, keys[i], i), 100)
     yield Row("sample", sample_ms, "ms", f"batch of {cfg.replay.batch_size}")
+    if cfg.replay.prioritization == "rank":
+        refresh_ms, period = median_ms(call_refresh, 5), cfg.replay.rank_refresh_updates
+        note = f"once in {period} updates: {refresh_ms / period:.3f} ms each"
+        yield Row("refresh of ranks", refresh_ms, "ms", note)
     yield Row("draw + priority update", median_ms(call_update, 100), "ms")
 
     began = time.perf_counter()
@@ -158,13 +168,9 @@ def _floor(cfg: Config, spec: EnvSpec, params: Any, update_ms: float) -> Iterato
     floor_ms = max(arithmetic_ms, memory_ms)
     yield Row("float32 matmul", rate / 1e9, "GFLOP/s", f"{n} × {n}")
     yield Row("memory bandwidth", bandwidth / 1e9, "GB/s", "read + written")
-    yield Row(
-        "floor of an update",
-        floor_ms,
-        "ms",
-        f"{flops / 1e9:.2f} GFLOP {arithmetic_ms:.2f} "
-        f"ms, parameters and moments {num_bytes / 1e6:.0f} MB {memory_ms:.2f} ms",
-    )
+    traffic = f"parameters and moments {num_bytes / 1e6:.0f} MB {memory_ms:.2f} ms"
+    note = f"{flops / 1e9:.2f} GFLOP {arithmetic_ms:.2f} ms, {traffic}"
+    yield Row("floor of an update", floor_ms, "ms", note)
     yield Row("update / floor", update_ms / floor_ms, "×")
 
 
@@ -248,12 +254,11 @@ def bench_peer(cfg: Config, *, steps: int) -> Iterator[Row]:
     The peer runs as it comes, one environment, and with as many side by side as here.
     """
     for period in (1, 4):
-        own = loop_rate(config.with_overrides(cfg, train__update_period_steps=period), steps=steps)
+        rated = config.with_overrides(cfg, train__update_period_steps=period)
+        own = loop_rate(rated, steps=steps)
         yield own
         for num_envs in dict.fromkeys((1, cfg.env.num_envs)):
-            peer_cfg = config.with_overrides(
-                cfg, train__update_period_steps=period, env__num_envs=num_envs
-            )
+            peer_cfg = config.with_overrides(rated, env__num_envs=num_envs)
             rate = peers.sb3_steps_per_second(peer_cfg, steps=4_000)
             times = f"{num_envs} environments; jdqn is {own.value / rate:.1f} times as fast"
             yield Row("Stable-Baselines3", rate, "steps/s", times)
@@ -266,9 +271,7 @@ def main(argv: list[str] | None = None) -> None:
         description="Measures emulators, act, add, sample, update and the whole loop.",
         epilog="example: python -m jdqn.bench --env Breakout --csv bench.csv",
     )
-    parser.add_argument(
-        "--steps", metavar="N", help="agent steps of the loop (default: 10_000; JAX-native: 50_000)"
-    )
+    parser.add_argument("--steps", metavar="N", help="of the loop (10_000; JAX-native: 50_000)")
     parser.add_argument("--peer", metavar="NAME", help="sb3: only the loop, beside that library's")
     parser.add_argument("--csv", metavar="FILE", help="also write the figures there")
     config.add_options(parser)
@@ -280,14 +283,12 @@ def main(argv: list[str] | None = None) -> None:
             raise ConfigError(f"--steps {steps}: expected a whole number of agent steps")
         if arguments.peer not in (None, "sb3"):
             raise ConfigError(f"--peer {arguments.peer}: unknown library (known: sb3)")
-        device = jax.devices()[0]
         write = sys.stdout.write
         write(
             f"{cfg.agent.name} on {cfg.env.name}, {cfg.env.num_envs} environments, batch "
             f"{cfg.replay.batch_size} every {cfg.train.update_period_steps} steps; "
-            f"{device.device_kind}, jax {jax.__version__}\n"
+            f"{jax.devices()[0].device_kind}, jax {jax.__version__}\n"
         )
-        rows: list[Row] = []
         if arguments.csv:
             pathlib.Path(arguments.csv).touch()  # refused now, not after minutes
         measured = (
@@ -296,6 +297,7 @@ def main(argv: list[str] | None = None) -> None:
             # The loop first: peak memory is that of the process.
             else itertools.chain(bench_loop(cfg, steps=int(steps)), bench_stages(cfg, seconds=5.0))
         )
+        rows = []
         for row in measured:
             rows.append(row)
             write(f"{row.stage:26} {row.value:12,.3f} {row.unit:8} {row.note}\n")

@@ -176,7 +176,7 @@ def train(cfg: Config, *, run_dir: str | pathlib.Path | None = None, command: st
         learned: list[Any] = [{}] * num_seeds
         for tick, num_ticks, learns in chunks(cfg):
             if tick == agent_lib.first_learning_tick(cfg):
-                run.hold_out(each([hold_out(carry.replay_state) for carry in groups]))
+                run.held_out = each([hold_out(carry.replay_state) for carry in groups])
             call = functools.partial(_call, learn if learns else warm_up, tick, num_ticks)
             results = list(pool.map(call, groups))
             groups = [result[0] for result in results]
@@ -200,7 +200,7 @@ def _compile(function: Any, stacked: bool) -> Any:
     """Jits a part of the loop over a donated carry, vmapped over seeds where they are stacked."""
     if stacked:
         function = jax.vmap(function, in_axes=(0, None, None))
-    return jax.jit(function, donate_argnums=0)
+    return agent_lib.jit_learning(function, 0)
 
 
 def chunk_ticks(cfg: Config) -> int:

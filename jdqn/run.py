@@ -14,9 +14,8 @@ import jax.numpy as jnp
 import psutil
 
 from jdqn import agent as agent_lib
-from jdqn import checkpoint, evaluate, metrics, replay
-from jdqn import config as config_lib
-from jdqn.config import Config, ConfigError
+from jdqn import checkpoint, evaluate, metrics, priorities, replay
+from jdqn.config import Config, ConfigError, with_overrides
 from jdqn.records import EnvSpec, Timestep
 
 HELD_OUT_STATES = 1_000
@@ -58,7 +57,7 @@ class Run:
         path = pathlib.Path(run_dir) if run_dir else default_run_dir(cfg)
         self._cfg, self._evaluate = cfg, evaluator
         self._diagnose = jax.jit(agent.diagnose)
-        self._held_out: Sequence[jax.Array] = ()  # observations for each seed
+        self.held_out: Sequence[jax.Array] = ()  # what each seed's diagnostics are taken on
         self._seeds = range(fields.seed, fields.seed + fields.num_seeds)
         self._trackers = [metrics.EpisodeTracker(cfg.env.num_envs) for _ in self._seeds]
         self._directory = metrics.RunDirectory(path, cfg, command)
@@ -87,10 +86,6 @@ class Run:
             if ended and tracker.reached(self._cfg.train.stop_return):
                 self._reached_steps.setdefault(seed, self._steps)
 
-    def hold_out(self, obs: Sequence[jax.Array]) -> None:
-        """Takes the observations, for each seed, that diagnostics are then taken on."""
-        self._held_out = obs
-
     def look(self, states: States, learned: Learned) -> bool:
         """Logs, evaluates and saves what has come due since the last look.
 
@@ -104,10 +99,6 @@ class Run:
         if fields.eval_episodes and self._due(fields.eval_period_steps):
             self._run_evaluation(states)
         self._seen_steps = self._steps
-        return self._all_reached
-
-    @property
-    def _all_reached(self) -> bool:
         return len(self._reached_steps) == len(self._seeds)
 
     def _due(self, period_steps: int) -> bool:
@@ -120,8 +111,8 @@ class Run:
         rate = (self._steps - self._logged_steps) / max(now - self._logged_at, 1e-9)
         tick = self._steps // self._cfg.env.num_envs - 1
         diagnosed: list[Any] = [{}] * len(self._seeds)
-        if self._held_out:
-            pairs = zip(states, self._held_out, strict=True)
+        if self.held_out:
+            pairs = zip(states, self.held_out, strict=True)
             diagnosed = jax.device_get([self._diagnose(*pair) for pair in pairs])
         rows = []
         for seed, tracker, values, found in zip(
@@ -241,11 +232,17 @@ def held_out(cfg: Config, spec: EnvSpec) -> Callable[[replay.ReplayState], jax.A
     """A function of the replay's state: 1,000 observations in it, `[B, S, ...]`.
 
     The mean of max Q over fixed states is the picture of van Hasselt et al. 2015. The draw has a
-    key of its own.
+    key of its own and is uniform, whatever the agent draws by.
     """
     size = min(HELD_OUT_STATES, cfg.replay.capacity)
-    memory = replay.make_replay(config_lib.with_overrides(cfg, replay__batch_size=size), spec)
-    return jax.jit(lambda state: memory.sample(state, jax.random.key(0), 0).obs)
+    memory = replay.make_replay(with_overrides(cfg, replay__batch_size=size), spec)
+
+    def draw(state: replay.ReplayState) -> jax.Array:
+        leaves = jnp.sign(state.priorities.leaves)
+        state = state.replace(priorities=priorities.Priorities(leaves, leaves.sum(axis=(1, 2))))
+        return memory.sample(state, jax.random.key(0), 0).obs
+
+    return jax.jit(draw)
 
 
 def check_run_dir(run_dir: str | pathlib.Path | None) -> None:

@@ -73,13 +73,13 @@ def train_on_host(
 
         act = jax.jit(agent.act, donate_argnums=1)
         add = jax.jit(memory.add, donate_argnums=0)
-        learn = jax.jit(agent.learn, donate_argnums=(0, 1))
+        learn = agent_lib.jit_learning(agent.learn, (0, 1))
         hold_out = held_out(cfg, env.spec)
         learned: dict[str, jax.Array] = {}
         timestep = env.reset()
         for tick in range(math.ceil(cfg.train.steps / cfg.env.num_envs)):
             if tick == agent_lib.first_learning_tick(cfg):
-                run.hold_out([hold_out(replay_state)])
+                run.held_out = [hold_out(replay_state)]
             on_device = jax.device_put(timestep)
             action, actor = act(state, actor, on_device, tick)
             env.send(np.asarray(action))  # the emulators now run on host threads ...

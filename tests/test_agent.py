@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import tiny, vector_spec
+from conftest import leaves_of_row, tiny, vector_spec
 
 from jdqn import agent as agent_lib
-from jdqn import exploration
+from jdqn import exploration, networks
 from jdqn.config import with_overrides
 from jdqn.records import Timestep
 from jdqn.replay import make_replay
@@ -306,3 +306,89 @@ def test_learning_lowers_the_loss_on_a_fixed_problem(rng):
 def test_with_overrides_checks_again():
     with pytest.raises(ValueError, match="heads"):
         with_overrides(tiny(), network__heads=0)
+
+
+def noise_alone(params):
+    """The parameters of a noisy network with every mean at zero: what it answers is its noise."""
+    return jax.tree.map_with_path(
+        lambda path, x: x if "sigma" in path[-1].key else jnp.zeros_like(x), params
+    )
+
+
+def test_noise_acts_in_training_anew_for_each_step_and_environment_and_not_in_evaluation():
+    silent = {"agent__epsilon_start": 0.0, "agent__epsilon_end": 0.0, "agent__epsilon_eval": 0.0}
+    _, _, agent = built(network__noisy="factorised", **silent)
+    state, actor = agent.init(jax.random.key(0))
+    state = state.replace(params=noise_alone(state.params))
+    no = np.zeros(4, bool)
+    timestep = Timestep(np.ones((4, 3), np.float32), no.astype(np.float32), no, no, ~no)
+    acted = np.stack([agent.act(state, actor, timestep, tick)[0] for tick in range(40)])
+    assert (acted.std(axis=0) > 0).all()  # over steps
+    assert (acted.std(axis=1) > 0).any()  # over environments that see the same
+    evaluated = [agent.act_in_evaluation(state, actor, timestep, tick)[0] for tick in range(3)]
+    assert (np.stack(evaluated) == 0).all()  # all values alike: the first action
+
+
+def test_online_selection_and_target_have_noise_of_their_own(rng, monkeypatch):
+    config, replay, agent = built(network__noisy="factorised", agent__double=True)
+    state, _ = agent.init(jax.random.key(0))
+    seen, apply = [], networks.QNetwork.apply
+
+    def recorded(self, params, obs, *, rngs):
+        jax.debug.callback(
+            lambda key: seen.append(tuple(key.tolist())), jax.random.key_data(rngs["noise"])
+        )
+        return apply(self, params, obs, rngs=rngs)
+
+    monkeypatch.setattr(networks.QNetwork, "apply", recorded)
+    learn = jax.jit(agent_lib.make_agent(config, SPEC, replay).learn)
+    for tick in (20, 21):
+        jax.block_until_ready(learn(state, filled(config, replay, rng), tick))
+    jax.effects_barrier()
+    assert len(seen) == len(set(seen)) == 6
+
+
+def test_a_priority_is_the_unweighted_error(rng):
+    config, replay, agent = built(replay__priority_exponent=0.6, replay__importance_exponent=1.0)
+    state, _ = agent.init(jax.random.key(0))
+    ring = filled(config, replay, rng)
+    batch = replay.sample(ring, jax.random.key(1), 20)
+    ring = replay.update(ring, batch, jnp.arange(8.0))  # so that weights differ
+    key = jax.random.split(jax.random.fold_in(state.key, 20), 1)[0]
+    batch = replay.sample(ring, jax.random.split(key, 4)[0], 20)
+    assert np.ptp(batch.weight) > 0.3
+    values = agent.q_heads(state, batch.next_obs)[:, 0].max(axis=-1)
+    chosen = np.asarray(agent.q_heads(state, batch.obs))[np.arange(8), 0, batch.action]
+    error = np.abs(batch.reward + batch.discount * values - chosen)
+    _, ring, _ = agent.learn(state, ring, 20)
+    for row, env, magnitude in zip(batch.row, batch.env, error, strict=True):
+        leaf = leaves_of_row(ring.priorities, row)[env]
+        np.testing.assert_allclose(
+            leaf, (magnitude + config.replay.priority_epsilon) ** 0.6, rtol=1e-4
+        )
+
+
+def test_ranks_are_sorted_at_the_first_update_and_then_once_in_their_period(rng):
+    config, replay, agent = built(
+        replay__prioritization="rank", replay__priority_exponent=0.7, replay__rank_refresh_updates=3
+    )
+    state, _ = agent.init(jax.random.key(0))
+    ring, sorted_at = filled(config, replay, rng), []
+    for tick in range(7, 20):  # learning starts at 32 steps of 4 environments, an update a tick
+        before = ring.priorities.ranks.sorted
+        state, ring, _ = agent.learn(state, ring, tick)
+        if (ring.priorities.ranks.sorted != before).any():
+            sorted_at.append(tick)
+    assert sorted_at == [7, 8, 11, 14, 17]
+
+
+def test_value_and_advantage_of_dueling_streams():
+    for dueling, value, advantage in (("mean", 2.0, 2.0), ("max", 2.0, 3.0)):
+        _, _, agent = built(network__dueling=dueling)
+        state, _ = agent.init(jax.random.key(0))
+        params = jax.tree.map(jnp.zeros_like, state.params)
+        params["params"]["value"]["bias"] += 2.0
+        params["params"]["advantage"]["bias"] += jnp.array([[4.0, 1.0, -2.0]])
+        found = agent.diagnose(state.replace(params=params), jnp.zeros((5, 2, 3)))
+        np.testing.assert_allclose(found["value"], value, rtol=1e-6)
+        np.testing.assert_allclose(found["advantage"], advantage, rtol=1e-6)

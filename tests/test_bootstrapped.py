@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import TINY, tiny, vector_spec
 
-from jdqn import agent, config, replay, train
+from jdqn import agent, config, exploration, replay, train
 from jdqn.records import Timestep
 
 
@@ -31,13 +31,49 @@ def with_outputs(state, q):
 
 
 def test_one_head_is_double_dqn_to_the_bit(tmp_path):
-    """200 ticks: extra heads consume no key that one head does not."""
+    """200 ticks."""
     runs = []
     for name, more in (("double", {}), ("bootstrapped", {"network.heads": 1})):
         same = {"agent.epsilon_eval": 0.0, "train.eval_episodes": 0, "train.steps": 800}
         cfg = config.load_config(env="gymnax/CartPole-v1", agent=name, overrides=TINY | same | more)
         runs.append(train.train(cfg, run_dir=tmp_path / name))
     chex.assert_trees_all_equal(runs[0].state, runs[1].state)
+
+
+def test_more_heads_take_no_random_number_from_one():
+    """The same random actions and the same rows in every batch, whatever K is."""
+    acted, drawn = [], []
+    for heads in (1, 3):
+        cfg, _ = parts(network__heads=heads)
+        memory = replay.make_replay(cfg, vector_spec())
+        rows = []
+
+        def sample(state, key, tick, memory=memory, rows=rows):
+            batch = memory.sample(state, key, tick)
+            jax.debug.callback(lambda row: rows.append(np.asarray(row)), batch.row)
+            return batch
+
+        learner = agent.make_agent(cfg, vector_spec(), memory._replace(sample=sample))
+        state, actor = jax.jit(learner.init)(jax.random.key(0))
+        act = jax.jit(learner.act)
+        acted.append([act(state, actor, timestep_of(4), tick)[0] for tick in range(5)])
+        ring, add = memory.init(jax.random.key(2)), jax.jit(memory.add)
+        for tick in range(10):
+            ring = add(ring, timestep_of(4, first=tick == 0), jnp.zeros(4, jnp.int32), tick)
+        learn = jax.jit(learner.learn)
+        for tick in (10, 11):
+            jax.block_until_ready(learn(state, ring, tick))
+        jax.effects_barrier()
+        drawn.append(np.stack(rows))
+    np.testing.assert_array_equal(*acted)  # epsilon is 1 before learning starts
+    assert np.unique(acted[0]).size == 3
+    np.testing.assert_array_equal(*drawn)
+
+
+def test_a_tie_of_votes_is_broken_at_random():
+    q = jnp.tile(jnp.array([[[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]]]), (4_000, 1, 1))
+    action = np.argmax(exploration.vote(jax.random.key(0), q), axis=1)
+    np.testing.assert_allclose(np.bincount(action, minlength=3) / 4_000, [0.5, 0.5, 0], atol=0.04)
 
 
 Q = [[3.0, 1.0, 0.0], [2.0, 3.0, 0.0], [0.0, 3.0, 0.0], [0.0, 2.5, 9.0]]  # votes 0, 1, 1, 2
@@ -115,6 +151,41 @@ def test_priors_move_the_values_and_are_never_trained():
     # The optimiser does not know of the priors: as many moments as parameters.
     moments = [x for x in jax.tree.leaves(after.opt_state) if x.ndim > 0]
     assert len(moments) == 2 * len(before)
+
+
+def test_priors_stand_beside_the_target_too():
+    """Networks that answer 0: what is left of the error is between the priors."""
+    cfg, learner = parts(network__heads=3, network__prior_scale=2.0, agent__loss="squared")
+    memory = replay.make_replay(cfg, vector_spec())
+    state, _ = learner.init(jax.random.key(0))
+    zero = jax.tree.map(jnp.zeros_like, state.params)
+    state = state.replace(params=zero, target_params=zero)
+    ring, add = memory.init(jax.random.key(2)), jax.jit(memory.add)
+    for tick in range(12):
+        seen = timestep_of(4, first=tick == 0)
+        seen = seen._replace(frame=seen.frame * np.sin(tick).astype(np.float32))
+        ring = add(ring, seen, jnp.zeros(4, jnp.int32), tick)
+    key = jax.random.split(jax.random.fold_in(state.key, 12), 1)[0]
+    batch = memory.sample(ring, jax.random.split(key, 4)[0], 12)
+    now, then = (np.asarray(learner.q_heads(state, x)) for x in (batch.obs, batch.next_obs))
+    error = batch.reward[:, None] + batch.discount[:, None] * then.max(axis=-1) - now[:, :, 0]
+    assert np.abs(then).max() > 0.1
+    found = jax.jit(learner.learn)(state, ring, 12)[2]
+    np.testing.assert_allclose(found["loss"], 0.5 * (error**2).sum(axis=1).mean(), rtol=1e-4)
+
+
+def test_priors_of_a_distribution_are_added_to_its_logits():
+    atoms = {"network__atoms": 5, "network__v_min": -2.0, "network__v_max": 2.0}
+    _, learner = parts(network__heads=2, network__prior_scale=3.0, **atoms)
+    state, _ = learner.init(jax.random.key(0))
+    obs = jax.random.normal(jax.random.key(1), (4, 2, 3))
+    both = learner.distribution(state, obs)
+    bare = learner.distribution(state.replace(prior_params=None), obs)
+    zero = jax.tree.map(jnp.zeros_like, state.params)
+    prior = learner.distribution(state.replace(params=zero), obs)
+    want = bare * prior / jnp.sum(bare * prior, axis=-1, keepdims=True)
+    np.testing.assert_allclose(both, want, rtol=1e-4)
+    assert np.abs(both - bare).max() > 0.01
 
 
 def test_the_spread_between_heads_is_measured():

@@ -150,8 +150,12 @@ def both_loops(tmp_path, **overrides):
     return [jax.tree.map(np.asarray, r.state.params) for r in (host, one_program)]
 
 
-@pytest.mark.parametrize("prioritised", [False, True])
-def test_host_and_fused_loop_agree_to_the_bit(tmp_path, prioritised):
+@pytest.mark.parametrize(
+    "switches",
+    [{}, {"replay__priority_exponent": 0.6, "network__noisy": "factorised"}],
+    ids=["uniform", "prioritised and noisy"],
+)
+def test_host_and_fused_loop_agree_to_the_bit(tmp_path, switches):
     """Three-step double, 300 ticks, four updates a call."""
     chex.assert_trees_all_equal(
         *both_loops(
@@ -159,8 +163,8 @@ def test_host_and_fused_loop_agree_to_the_bit(tmp_path, prioritised):
             train__steps=1200,
             train__update_period_steps=1,
             replay__n_step=3,
-            replay__priority_exponent=0.6 if prioritised else 0.0,
             agent__double=True,
+            **switches,
         )
     )
 

@@ -190,3 +190,16 @@ def test_huber_comes_before_the_weight():
     huber = losses.q_learning(losses.huber)
     loss, _ = losses.batch_loss(huber, online, a_batch([[1]], [0.1]), online, online)
     chex.assert_trees_all_close(loss, 0.1 * 2.5, rtol=1e-6)
+
+
+def test_each_head_bootstraps_from_its_own_target_by_its_own_selector():
+    online = QOutput(jnp.zeros((1, 2, 2)))
+    target = QOutput(jnp.array([[[2.0, 4.0], [8.0, 16.0]]]))
+    selector = QOutput(jnp.array([[[0.0, 1.0], [3.0, 0.0]]]))  # their mean picks the first
+    batch = a_batch([[1, 1]], [1.0])._replace(discount=jnp.array([0.5]))
+    loss, priority = losses.batch_loss(SQUARED, online, batch, target, selector)
+    chex.assert_trees_all_close(loss, 0.5 * (0.5 * 4) ** 2 + 0.5 * (0.5 * 8) ** 2)
+    chex.assert_trees_all_close(priority, jnp.array([(2.0 + 4.0) / 2]))
+    # Heads that differ by another order of actions: the selector's rows are not interchangeable.
+    loss, _ = losses.batch_loss(SQUARED, online, batch, target, target)
+    chex.assert_trees_all_close(loss, 0.5 * (0.5 * 4) ** 2 + 0.5 * (0.5 * 16) ** 2)

@@ -1,6 +1,7 @@
 """Training: what a run writes, reproducibility, units, signals, and refusals."""
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -13,10 +14,10 @@ import jax
 import numpy as np
 import optax
 import pytest
-from conftest import tiny
+from conftest import tiny, vector_spec
 from scripted import ScriptedEnv, maker
 
-from jdqn import bench, checkpoint, evaluate
+from jdqn import bench, checkpoint, evaluate, priorities, replay, run
 from jdqn import train as train_lib
 from jdqn.config import load_config
 
@@ -396,6 +397,16 @@ def test_bench_measures_every_stage():
     assert all(np.isfinite(value) and value > 0 for value in found.values())
 
 
+def test_bench_measures_the_sort_of_rank_based_replay():
+    rows = bench.bench_stages(
+        tiny(replay__prioritization="rank", replay__priority_exponent=0.7), seconds=0.05
+    )
+    found = {row.stage: row for row in itertools.islice(rows, 6)}
+    assert found["refresh of ranks"].value > 0
+    assert "once in 1000 updates" in found["refresh of ranks"].note
+    assert found["draw + priority update"].value > 0
+
+
 @pytest.mark.parametrize(
     ("option", "words"),
     [
@@ -496,3 +507,17 @@ def test_cartpole_is_solved(tmp_path):
         train_lib.train(config, run_dir=tmp_path / str(seed))
         with (tmp_path / str(seed) / "evaluations.csv").open() as file:
             assert max(float(row["return_mean"]) for row in csv.DictReader(file)) >= 475
+
+
+def test_held_out_states_are_drawn_uniformly_whatever_the_leaves_are():
+    cfg = tiny(replay__capacity=4_000, replay__prioritization="rank", replay__priority_exponent=0.7)
+    memory = replay.make_replay(cfg, vector_spec())
+    state, row = memory.init(jax.random.key(0)), np.arange(1_000)
+    leaves = np.repeat((1.0 + row[:, None]) ** -0.7, 4, axis=1)
+    state = state.replace(
+        frame=state.frame + row[:, None, None],
+        priorities=priorities.set_rows(state.priorities, row, leaves),
+    )
+    drawn = np.asarray(run.held_out(cfg, vector_spec())(state))[:, -1, 0]
+    assert drawn.size == 1_000
+    np.testing.assert_allclose(drawn.mean(), 500, atol=40)  # drawn by leaf: about 230
