@@ -300,7 +300,7 @@ def test_no_whole_array_is_copied_in_the_loop(period, rule):
     if rule != "rank":  # a sort may copy, once in a thousand updates
         large.append(ring.priorities.leaves.shape)
     for part in (loop.warm_up, loop.train):
-        compiled = jax.jit(part, donate_argnums=0).lower(carry, 0, 16).compile()
+        compiled = fused.agent_lib.jit_learning(part, 0).lower(carry, 0, 16).compile()
         assert copies(compiled.as_text(), large) == []
     both = jax.jit(loop.train).lower(carry, 0, 16).compile()  # not donated: copied once, seen
     assert copies(both.as_text(), large)

@@ -449,7 +449,9 @@ class Traffic(NamedTuple):
 
 def traffic(f, donated, *others):
     """What the compiled `f(*donated, *others)` does to the frames of a 1M-row replay."""
-    compiled = jax.jit(f, donate_argnums=range(len(donated))).lower(*donated, *others).compile()
+    compile_ = agent.jit_learning if f.__name__ == "learn" else jax.jit
+    program = compile_(f, donate_argnums=tuple(range(len(donated))))
+    compiled = program.lower(*donated, *others).compile()
     text, frames = compiled.as_text(), re.escape(ATARI_FRAMES)
     entry = text[text.index("\nENTRY") :]
     (parameter,) = re.findall(rf"= {frames}\S* parameter\((\d+)\)", entry)
@@ -490,6 +492,24 @@ def test_add_and_learn_write_in_place():
     good = Traffic(in_place=True, copies=0, is_small=True)
     assert traffic(memory.add, [state], timestep, action, tick) == good
     assert traffic(learner.learn, [agent_state, state], tick) == good
+
+
+def test_no_parameter_is_copied_between_updates():
+    """But for the target network, once for each call; four updates a call."""
+    config = conftest.tiny(
+        network__torso_hidden=[300], network__hidden=[500], train__update_period_steps=1
+    )
+    spec, key = conftest.vector_spec(), jax.eval_shape(jax.random.key, 0)
+    memory = replay.make_replay(config, spec)
+    learner = agent.make_agent(config, spec, memory)
+    states = jax.eval_shape(learner.init, key)[0], jax.eval_shape(memory.init, key)
+
+    def copies(compile_):
+        program = compile_(learner.learn, donate_argnums=(0, 1)).lower(*states, 0).compile()
+        return len(re.findall(r"= \(?f32\[(?:1,)?500,300\][^=]* copy\(", program.as_text()))
+
+    assert copies(agent.jit_learning) == 1
+    assert copies(jax.jit) == 2  # without its option: the test sees what it looks for
 
 
 def test_copies_of_the_frames_are_found():
