@@ -129,6 +129,9 @@ def bench_stages(cfg: Config, *, seconds: float) -> Iterator[Row]:
     sample_ms = median_ms(lambda i: sample(memory_state, keys[i], i), 100)
     yield Row("sample", sample_ms, "ms", f"batch of {cfg.replay.batch_size}")
     if cfg.replay.prioritization == "rank":
+        errors = jax.random.uniform(jax.random.key(2), memory_state.priorities.leaves.shape)
+        ranks = memory_state.priorities.ranks.replace(magnitude=errors)
+        memory_state = memory_state.replace(priorities=memory_state.priorities.replace(ranks=ranks))
         refresh_ms, period = median_ms(call_refresh, 5), cfg.replay.rank_refresh_updates
         note = f"once in {period} updates: {refresh_ms / period:.3f} ms each"
         yield Row("refresh of ranks", refresh_ms, "ms", note)
@@ -199,8 +202,7 @@ def _convolutions(cfg: Config, spec: EnvSpec) -> Iterator[Row]:
 def _summed_network(cfg: Config, spec: EnvSpec, *, for_cpu: bool) -> tuple[Any, jax.Array, Any]:
     """Parameters, a batch, and the sum of the network's outputs as a function of both."""
     network = networks.make_network(cfg, spec).clone(for_cpu=for_cpu)
-    size = (cfg.replay.batch_size, spec.frame_stack, *spec.frame_shape)
-    obs = jnp.ones(size, spec.frame_dtype)
+    obs = jnp.ones((cfg.replay.batch_size, spec.frame_stack, *spec.frame_shape), spec.frame_dtype)
 
     def forward(params: Any, obs: jax.Array) -> jax.Array:
         return jnp.sum(network.apply(params, obs))  # type: ignore[arg-type]
@@ -249,10 +251,7 @@ def bench_loop(cfg: Config, *, steps: int) -> Iterator[Row]:
 
 
 def bench_peer(cfg: Config, *, steps: int) -> Iterator[Row]:
-    """The loop beside Stable-Baselines3's, at one update per step and at one per four.
-
-    The peer runs as it comes, one environment, and with as many side by side as here.
-    """
+    """The loop beside Stable-Baselines3's, with one environment and with as many as here."""
     for period in (1, 4):
         rated = config.with_overrides(cfg, train__update_period_steps=period)
         own = loop_rate(rated, steps=steps)

@@ -25,7 +25,7 @@ def built(**overrides):
     config = tiny(**overrides)
     replay = make_replay(config, SPEC)
     agent = agent_lib.make_agent(config, SPEC, replay)
-    agent = agent._replace(act=jax.jit(agent.act), learn=jax.jit(agent.learn))
+    agent = agent._replace(act=jax.jit(agent.act), learn=agent_lib.jit_learning(agent.learn, ()))
     return config, replay._replace(add=jax.jit(replay.add)), agent
 
 
@@ -380,6 +380,30 @@ def test_ranks_are_sorted_at_the_first_update_and_then_once_in_their_period(rng)
         if (ring.priorities.ranks.sorted != before).any():
             sorted_at.append(tick)
     assert sorted_at == [7, 8, 11, 14, 17]
+
+
+def test_a_period_beyond_all_steps_is_never_due(rng):
+    config, replay, agent = built(
+        replay__prioritization="rank",
+        replay__priority_exponent=0.7,
+        replay__rank_refresh_updates=2_000_000_000,
+    )
+    assert config.replay.rank_refresh_updates * config.train.update_period_steps > 2**31
+    state, _ = agent.init(jax.random.key(0))
+    jax.eval_shape(agent.learn, state, filled(config, replay, rng), 20)
+
+
+def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
+    jit = jax.jit
+
+    def of_another_xla(function, compiler_options=None, **rest):
+        def refused():
+            raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: No such compile option")
+
+        return refused if compiler_options else jit(function, **rest)
+
+    monkeypatch.setattr(jax, "jit", of_another_xla)
+    assert agent_lib.jit_learning(lambda x: x + 1, ())(1) == 2
 
 
 def test_value_and_advantage_of_dueling_streams():
