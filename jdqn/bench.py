@@ -251,7 +251,7 @@ def bench_loop(cfg: Config, *, steps: int) -> Iterator[Row]:
 
 
 def bench_peer(cfg: Config, *, steps: int) -> Iterator[Row]:
-    """The loop beside Stable-Baselines3's, with one environment and with as many as here."""
+    """The loop beside SB3's with one environment and with as many; an update every 1, 4 steps."""
     for period in (1, 4):
         rated = config.with_overrides(cfg, train__update_period_steps=period)
         own = loop_rate(rated, steps=steps)
@@ -270,7 +270,7 @@ def main(argv: list[str] | None = None) -> None:
         description="Measures emulators, act, add, sample, update and the whole loop.",
         epilog="example: python -m jdqn.bench --env Breakout --csv bench.csv",
     )
-    parser.add_argument("--steps", metavar="N", help="of the loop (10_000; JAX-native: 50_000)")
+    parser.add_argument("--steps", metavar="N", help="agent steps (10_000; JAX-native: 50_000)")
     parser.add_argument("--peer", metavar="NAME", help="sb3: only the loop, beside that library's")
     parser.add_argument("--csv", metavar="FILE", help="also write the figures there")
     config.add_options(parser)

@@ -23,6 +23,16 @@ def timestep_of(num_envs, first=False):
     return Timestep(frame, no.astype(np.float32), no, no, no | first)
 
 
+def played(memory, brightness):
+    """A ring of one episode of four environments, a tick for each brightness of the frame."""
+    ring, add = memory.init(jax.random.key(2)), jax.jit(memory.add)
+    for tick, scale in enumerate(brightness):
+        seen = timestep_of(4, first=tick == 0)
+        seen = seen._replace(frame=seen.frame * np.float32(scale))
+        ring = add(ring, seen, jnp.zeros(4, jnp.int32), tick)
+    return ring
+
+
 def with_outputs(state, q):
     """A state whose heads answer `q` `[K, A]` whatever they see."""
     params = jax.tree.map(jnp.zeros_like, state.params)
@@ -57,9 +67,7 @@ def test_more_heads_take_no_random_number_from_one():
         state, actor = jax.jit(learner.init)(jax.random.key(0))
         act = jax.jit(learner.act)
         acted.append([act(state, actor, timestep_of(4), tick)[0] for tick in range(5)])
-        ring, add = memory.init(jax.random.key(2)), jax.jit(memory.add)
-        for tick in range(10):
-            ring = add(ring, timestep_of(4, first=tick == 0), jnp.zeros(4, jnp.int32), tick)
+        ring = played(memory, [1.0] * 10)
         learn = jax.jit(learner.learn)
         for tick in (10, 11):
             jax.block_until_ready(learn(state, ring, tick))
@@ -141,9 +149,7 @@ def test_priors_move_the_values_and_are_never_trained():
     prior = learner.q_heads(with_outputs(state, np.zeros((3, 3))), obs)
     np.testing.assert_allclose(learner.q_heads(state, obs), bare + prior, rtol=1e-5, atol=1e-6)
     assert (np.asarray(prior).std(axis=1) > 1e-3).all()  # heads have priors of their own
-    ring, add = memory.init(jax.random.key(2)), jax.jit(memory.add)
-    for tick in range(10):
-        ring = add(ring, timestep_of(4, first=tick == 0), jnp.zeros(4, jnp.int32), tick)
+    ring = played(memory, [1.0] * 10)
     after, *_ = jax.jit(learner.learn)(state, ring, 10)
     chex.assert_trees_all_equal(after.prior_params, state.prior_params)
     before = jax.tree.leaves(state.params)
@@ -160,11 +166,7 @@ def test_priors_stand_beside_the_target_too():
     state, _ = learner.init(jax.random.key(0))
     zero = jax.tree.map(jnp.zeros_like, state.params)
     state = state.replace(params=zero, target_params=zero)
-    ring, add = memory.init(jax.random.key(2)), jax.jit(memory.add)
-    for tick in range(12):
-        seen = timestep_of(4, first=tick == 0)
-        seen = seen._replace(frame=seen.frame * np.sin(tick).astype(np.float32))
-        ring = add(ring, seen, jnp.zeros(4, jnp.int32), tick)
+    ring = played(memory, np.sin(np.arange(12)))
     key = jax.random.split(jax.random.fold_in(state.key, 12), 1)[0]
     batch = memory.sample(ring, jax.random.split(key, 4)[0], 12)
     now, then = (np.asarray(learner.q_heads(state, x)) for x in (batch.obs, batch.next_obs))
