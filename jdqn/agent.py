@@ -13,7 +13,7 @@ import optax
 
 from jdqn import exploration, losses, networks
 from jdqn.config import Config
-from jdqn.records import Batch, EnvSpec, QOutput, Timestep
+from jdqn.records import EnvSpec, QOutput, Timestep
 from jdqn.replay import Replay, ReplayState, importance_exponent
 
 
@@ -97,11 +97,11 @@ def scale_by_adam(eps: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(optax.scale_by_adam(b1, b2, eps).init, update)
 
 
-def norm_if(wanted: chex.Array, gradients: chex.ArrayTree) -> chex.Array:
+def norm_if(wanted: chex.Array, gradients: Callable[[], chex.ArrayTree]) -> chex.Array:
     """The global norm, or 0: a log event wants one in thousands, and it costs 5% of an update."""
     if jax.default_backend() != "cpu":  # a branch would wait for the device
-        return wanted * optax.tree.norm(gradients)
-    return jax.lax.cond(wanted, lambda: optax.tree.norm(gradients), lambda: jnp.zeros(()))
+        return wanted * optax.tree.norm(gradients())
+    return jax.lax.cond(wanted, lambda: optax.tree.norm(gradients()), lambda: jnp.zeros(()))
 
 
 def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
@@ -118,7 +118,8 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
       states to it.
     """
     network = networks.make_network(config, spec)
-    prior_network = network.clone(dueling="none", noisy="none")
+    mean_network = network.clone(noisy="none")
+    prior_network = mean_network.clone(dueling="none")
     optimizer = make_optimizer(config)
     fields, num_heads = config.agent, config.network.heads
     atoms = jnp.linspace(config.network.v_min, config.network.v_max, config.network.atoms)
@@ -129,6 +130,7 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
     )
     num_envs = config.env.num_envs
     num_updates = updates_per_call(config)
+    independent = network.noisy == "independent"
 
     def init(key: chex.PRNGKey) -> tuple[AgentState, ActorState]:
         params_key, learn_key, act_key, prior_key = jax.random.split(key, 4)
@@ -153,11 +155,14 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
         )
 
     def forward(
-        params: chex.ArrayTree, prior: chex.ArrayTree, obs: chex.Array, **noise: chex.PRNGKey
+        params: chex.ArrayTree,
+        prior: chex.ArrayTree,
+        obs: chex.Array,
+        network: networks.QNetwork = mean_network,
+        **rngs: chex.PRNGKey,
     ) -> QOutput:
-        """Q-values `[B, K, A]`; `noise` is a key by the name that `networks.HeadDense` knows."""
-        noise = noise if network.noisy != "none" else {}
-        raw = cast(jax.Array, network.apply(params, obs, rngs=noise))
+        """Q-values `[B, K, A]`."""
+        raw = cast(jax.Array, network.apply(params, obs, rngs=rngs))
         if prior is not None:
             # Osband et al. 2018: a function that never learns stands beside every head.
             fixed = cast(jax.Array, jax.lax.stop_gradient(prior_network.apply(prior, obs)))
@@ -208,7 +213,7 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
         redrawn = timestep.first | (fields.behaviour == "head_per_step")
         head = exploration.redraw_heads(head_key, actor.head, redrawn, num_heads)
         stack = see(actor, timestep)
-        q = forward(state.params, state.prior_params, stack, noise_per_env=noise_key).q
+        q = forward(state.params, state.prior_params, stack, network, noise_per_env=noise_key).q
         if fields.behaviour == "vote":
             score = exploration.vote(vote_key, q)
         else:
@@ -228,21 +233,11 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
         action = exploration.epsilon_greedy(action_key, score, fields.epsilon_eval)
         return action, actor.replace(stack=stack)
 
-    def loss(
-        params: chex.ArrayTree, state: AgentState, batch: Batch, keys: chex.PRNGKey
-    ) -> tuple[chex.Array, tuple[chex.Array, QOutput]]:
-        # Independent noise for the three networks.
-        online = forward(params, state.prior_params, batch.obs, noise=keys[0])
-        target = forward(state.target_params, state.prior_params, batch.next_obs, noise=keys[1])
-        selector = target
-        if fields.double:
-            selector = forward(params, state.prior_params, batch.next_obs, noise=keys[2])
-        value, priority = losses.batch_loss(loss_fn, online, batch, target, selector)
-        return value, (priority, online)
-
     def learn(
         state: AgentState, replay_state: ReplayState, tick: chex.Numeric
     ) -> tuple[AgentState, ReplayState, dict[str, chex.Array]]:
+        prior = state.prior_params
+
         # The frames stay out of the carry: closed over, so that the scan cannot copy them.
         def update(carry: tuple, call: tuple) -> tuple[tuple, dict[str, chex.Array]]:
             key, is_last = call
@@ -250,9 +245,24 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
             current = replay_state.replace(priorities=leaves, max_priority=max_priority)
             sample_key, *noise_keys = jax.random.split(key, 4)
             batch = replay.sample(current, sample_key, tick)
-            gradient_fn = jax.value_and_grad(loss, has_aux=True)
-            (value, (priority, online)), gradients = gradient_fn(params, state, batch, noise_keys)
-            updates, opt_state = optimizer.update(gradients, opt_state, params)
+            # Independent noise for the online network, the target and, with Double, the selection.
+            drawn_for = (params, state.target_params, params)[: 2 + fields.double]
+            noise = [networks.draw_noise(params, key, independent) for key in noise_keys]
+            noisy, *others = map(networks.perturbed, drawn_for, noise)
+
+            def loss(noisy: chex.ArrayTree) -> tuple[chex.Array, tuple[chex.Array, QOutput]]:
+                online = forward(noisy, prior, batch.obs)
+                following = [forward(other, prior, batch.next_obs) for other in others]
+                target, selector = following[0], following[-1]
+                value, priority = losses.batch_loss(loss_fn, online, batch, target, selector)
+                return value, (priority, online)
+
+            (value, (priority, online)), of_noisy = jax.value_and_grad(loss, has_aux=True)(noisy)
+
+            def gradients() -> chex.ArrayTree:
+                return jax.vjp(lambda p: networks.perturbed(p, noise[0]), params)[1](of_noisy)[0]
+
+            updates, opt_state = optimizer.update(gradients(), opt_state, params)
             params = optax.apply_updates(params, updates)
             current = replay.update(current, batch, priority)
             metrics = {

@@ -283,12 +283,10 @@ def names(kind: Literal["agents", "presets"]) -> list[str]:
 
 def default_preset(env_name: str) -> str | None:
     """The preset an environment asks for; none for Atari."""
-    if env_name.startswith("minatar/"):
-        return "minatar"
-    if env_name.startswith("bsuite/"):
-        return "deep_sea"
-    if env_name.startswith("jdqn/"):
-        return "chain"
+    family, slash, _ = env_name.partition("/")
+    presets = {"minatar": "minatar", "bsuite": "deep_sea", "jdqn": "chain"}
+    if slash and family in presets:
+        return presets[family]
     return "classic" if re.search(r"-v\d+$", env_name) else None
 
 
@@ -422,15 +420,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             )
 
 
-def from_options(arguments: argparse.Namespace, **shortcuts: str | None) -> Config:
-    """The configuration that parsed options ask for; `shortcuts` are values by dotted name."""
-    given = {k: v for k, v in vars(arguments).items() if "." in k} | shortcuts
+def from_options(arguments: argparse.Namespace) -> Config:
+    """The configuration that parsed options ask for."""
     return load_config(
         env=arguments.env,
         agent=arguments.agent,
         preset=arguments.preset,
         file=arguments.config,
-        overrides={k: parse_value(v) for k, v in given.items() if v is not None},
+        overrides={
+            k: parse_value(v) for k, v in vars(arguments).items() if "." in k and v is not None
+        },
     )
 
 

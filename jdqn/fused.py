@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdqn import agent as agent_lib
-from jdqn import envs, evaluate, replay
+from jdqn import envs, evaluate, metrics, replay
 from jdqn.config import Config
 from jdqn.envs.jax_native import JaxEnv, JaxEnvState
 from jdqn.records import Timestep
-from jdqn.run import Result, Run, check_memory, check_run_dir, held_out, stop_signals
+from jdqn.run import Result, Run, check_memory, held_out, stop_signals
 
 
 class Carry(NamedTuple):
@@ -140,7 +140,7 @@ def train(cfg: Config, *, run_dir: str | pathlib.Path | None = None, command: st
     Raises:
       ConfigError: before anything is written.
     """
-    check_run_dir(run_dir)
+    metrics.check_run_dir(run_dir)
     num_seeds = cfg.train.num_seeds
     env = envs.make_native_env(cfg, num_envs=cfg.env.num_envs)
     memory = replay.make_replay(cfg, env.spec)

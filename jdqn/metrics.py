@@ -2,6 +2,7 @@
 
 import collections
 import csv
+import datetime
 import importlib.metadata
 import json
 import math
@@ -85,29 +86,22 @@ class EpisodeTracker:
         self.num_episodes += len(ended)
         return ended
 
-    @property
-    def mean_return(self) -> float | None:
-        """Mean return of the last 100 episodes; None before the first has ended."""
-        if not self._recent:
-            return None
-        return float(np.mean([episode.episode_return for episode in self._recent]))
-
-    @property
-    def mean_length(self) -> float | None:
-        """Mean length of the last 100 episodes in agent steps."""
-        if not self._recent:
-            return None
-        return float(np.mean([episode.length for episode in self._recent]))
+    def recent_mean(self, field: str) -> float | None:
+        """Mean of a field over the last 100 episodes; None before the first has ended."""
+        values = [getattr(episode, field) for episode in self._recent]
+        return float(np.mean(values)) if values else None
 
     def reached(self, target: float | None) -> bool:
         """Whether 100 episodes have ended and the mean return of the last 100 is `target`."""
-        mean = self.mean_return
-        full = len(self._recent) == RECENT_EPISODES
+        mean, full = self.recent_mean("episode_return"), len(self._recent) == RECENT_EPISODES
         return target is not None and full and mean is not None and mean >= target
 
 
-def check_run_dir(path: pathlib.Path) -> None:
+def check_run_dir(run_dir: str | pathlib.Path | None) -> None:
     """Raises ConfigError where a run directory is taken or cannot be made; makes nothing."""
+    if run_dir is None:
+        return
+    path = pathlib.Path(run_dir)
     try:
         if path.exists() and not path.is_dir():
             raise ConfigError(f"run directory {path} is a file")
@@ -213,8 +207,8 @@ class Progress:
             self._bar.update(self._task, completed=steps, description=text)
             return
         rate = values.get("steps_per_second") or 0.0
-        left = (self._total_steps - steps) / rate if rate else float("inf")
-        self.say(f"{text}  left {_clock(left)}")
+        seconds = int((self._total_steps - steps) / rate) if rate else 0
+        self.say(f"{text}  left {datetime.timedelta(seconds=seconds) if rate else '?'}")
 
     def say(self, text: str) -> None:
         """Prints a line, above the bar where there is one."""
@@ -224,14 +218,6 @@ class Progress:
         """Takes the bar off the terminal."""
         if self._bar is not None:
             self._bar.stop()
-
-
-def _clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
-    if seconds == float("inf"):
-        return "?"
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def _versions(command: str) -> dict[str, str]:

@@ -156,9 +156,9 @@ class HeadDense(nn.Module):
 
     Maps features shared by all heads `[B, in]` or each head's own `[B, K, in]` to `[B, K, out]`.
 
-    Noise (Fortunato et al. 2017) comes with a key: `rngs={"noise": key}` draws once for each head
-    and shares the draw over the batch, as for learning; `rngs={"noise_per_env": key}` draws for
-    each input, as for acting, without building weight matrices. With neither the mean weights act.
+    Noise (Fortunato et al. 2017) comes with a key: `rngs={"noise_per_env": key}` draws for each
+    input, as for acting, without building weight matrices. Without it the mean weights act; the one
+    draw that a batch shares in learning is made by `perturbed`.
     """
 
     features: int
@@ -180,21 +180,17 @@ class HeadDense(nn.Module):
         sigma = self.sigma if independent else self.sigma / math.sqrt(width)
         kernel_sigma = self.param("kernel_sigma", nn.initializers.constant(sigma), shape)
         bias_sigma = self.param("bias_sigma", nn.initializers.constant(sigma), shape[:2])
-        if self.has_rng("noise"):
-            noise, bias_noise = _weight_noise(self.make_rng("noise"), shape, independent)
-            return dense(x, kernel + kernel_sigma * noise) + (bias + bias_sigma * bias_noise)[None]
         mean = dense(x, kernel) + bias[None]
         if not self.has_rng("noise_per_env"):
             return mean
         in_key, out_key = jax.random.split(self.make_rng("noise_per_env"))
-        out_noise = jax.random.normal(out_key, mean.shape)
         if independent:  # a sum of independent normals is a normal
             variance = dense(jnp.square(x), jnp.square(kernel_sigma)) + jnp.square(bias_sigma)[None]
-            return mean + out_noise * jnp.sqrt(variance)
-        in_noise = signed_root(jax.random.normal(in_key, (x.shape[0], self.heads, width)))
+            return mean + jax.random.normal(out_key, mean.shape) * jnp.sqrt(variance)
         own = x if x.ndim == 3 else x[:, None]
+        in_noise = factor_noise(in_key, (x.shape[0], self.heads, width))
         noisy = dense(own * in_noise, kernel_sigma) + bias_sigma[None]
-        return mean + noisy * signed_root(out_noise)
+        return mean + noisy * factor_noise(out_key, mean.shape)
 
 
 def dense(x: chex.Array, kernel: chex.Array) -> chex.Array:
@@ -230,21 +226,47 @@ def _matmul_backward(residuals: tuple, dy: chex.Array) -> tuple[chex.Array, chex
 matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
-def signed_root(x: chex.Array) -> chex.Array:
-    """sign(x)·√|x|, the f of factorised noise."""
-    return jnp.sign(x) * jnp.sqrt(jnp.abs(x))
+def factor_noise(key: chex.PRNGKey, shape: Sequence[int]) -> chex.Array:
+    """sign(ε)·√|ε| of normal ε, the f of factorised noise.
+
+    The sign is that of the uniform number behind ε: XLA stores the root and repeats only what is
+    cheap where the noise is used, else it would repeat most of the draw for every weight.
+    """
+    uniform = jax.random.uniform(key, shape, minval=-1.0 + 2.0**-24, maxval=1.0)
+    return jnp.sign(uniform) * jnp.sqrt(math.sqrt(2) * jnp.abs(jax.lax.erf_inv(uniform)))
 
 
-def _weight_noise(
-    key: chex.PRNGKey, shape: tuple[int, int, int], independent: bool
-) -> tuple[chex.Array, chex.Array]:
-    """Noise of a kernel `[K, out, in]` and a bias `[K, out]`, each head its own."""
-    in_key, out_key = jax.random.split(key)
-    if independent:
-        return jax.random.normal(in_key, shape), jax.random.normal(out_key, shape[:2])
-    in_noise = signed_root(jax.random.normal(in_key, (shape[0], shape[2])))
-    out_noise = signed_root(jax.random.normal(out_key, shape[:2]))
-    return out_noise[:, :, None] * in_noise[:, None], out_noise
+Noise = dict[tuple[str, ...], tuple[chex.Array, chex.Array]]
+
+
+def draw_noise(params: Any, key: chex.PRNGKey, independent: bool) -> Noise:
+    """One draw for every noisy layer, each head its own, by the layer's path.
+
+    Independent: noise of the kernel `[K, out, in]` and the bias `[K, out]`. Factorised: f(ε) of the
+    inputs `[K, in]` and the outputs `[K, out]`.
+    """
+    flat, noise = flax.traverse_util.flatten_dict(params), {}
+    draw = jax.random.normal if independent else factor_noise
+    for i, path in enumerate(sorted(path for path in flat if path[-1] == "kernel_sigma")):
+        heads, features, width = shape = flat[path].shape
+        in_key, out_key = jax.random.split(jax.random.fold_in(key, i))
+        first = draw(in_key, shape if independent else (heads, width))
+        noise[path[:-1]] = first, draw(out_key, (heads, features))
+    return noise
+
+
+def perturbed(params: Any, noise: Noise) -> Any:
+    """Parameters for the network without noise: μ + σ∘ε for each layer that `noise` names.
+
+    Outside the network, so that the gradient of σ, ε times that of μ, need not be stored.
+    """
+    flat = flax.traverse_util.flatten_dict(params)
+    for layer, (of_kernel, of_bias) in noise.items():
+        if of_kernel.ndim == 2:
+            of_kernel = of_bias[:, :, None] * of_kernel[:, None]
+        flat[*layer, "kernel"] += flat.pop((*layer, "kernel_sigma")) * of_kernel
+        flat[*layer, "bias"] += flat.pop((*layer, "bias_sigma")) * of_bias
+    return flax.traverse_util.unflatten_dict(flat)
 
 
 def signal_to_noise(params: Any) -> dict[str, chex.Array]:

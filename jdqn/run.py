@@ -122,8 +122,8 @@ class Run:
             row |= {
                 "updates": self._updates,
                 "episodes": tracker.num_episodes,
-                "episode_return": tracker.mean_return,
-                "episode_length": tracker.mean_length,
+                "episode_return": tracker.recent_mean("episode_return"),
+                "episode_length": tracker.recent_mean("length"),
                 "epsilon": float(agent_lib.training_epsilon(self._cfg, tick)),
                 **{name: float(value) for name, value in (values | found).items()},
                 "steps_per_second": rate,
@@ -179,7 +179,8 @@ class Run:
                 f"seed {seed} reached a mean return of {self._cfg.train.stop_return:g} over the "
                 f"last 100 episodes after {steps:,} steps; the run took {seconds:,.0f} s"
             )
-        means = [t.mean_return for t in self._trackers if t.mean_return is not None]
+        returns = [tracker.recent_mean("episode_return") for tracker in self._trackers]
+        means = [mean for mean in returns if mean is not None]
         return Result(
             run_dir=path,
             steps=self._steps,
@@ -243,12 +244,6 @@ def held_out(cfg: Config, spec: EnvSpec) -> Callable[[replay.ReplayState], jax.A
         return memory.sample(state, jax.random.key(0), 0).obs
 
     return jax.jit(draw)
-
-
-def check_run_dir(run_dir: str | pathlib.Path | None) -> None:
-    """Raises ConfigError where a run directory is taken; makes nothing."""
-    if run_dir is not None:
-        metrics.check_run_dir(pathlib.Path(run_dir))
 
 
 def check_memory(cfg: Config, memory: replay.Replay) -> None:

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from jdqn import agent as agent_lib
-from jdqn import config, envs, evaluate, fused, replay
+from jdqn import config, envs, evaluate, fused, metrics, replay
 from jdqn.config import Config, ConfigError
-from jdqn.run import Result, Run, check_memory, check_run_dir, held_out, stop_signals
+from jdqn.run import Result, Run, check_memory, held_out, stop_signals
 
 
 def train(
@@ -56,7 +56,7 @@ def train_on_host(
             f"train.num_seeds = {cfg.train.num_seeds}: several seeds at once need an environment "
             f"written in JAX, such as minatar/Breakout; run {cfg.env.name} once for each seed"
         )
-    check_run_dir(run_dir)
+    metrics.check_run_dir(run_dir)
     with contextlib.ExitStack() as stack:
         stopped = stack.enter_context(stop_signals())
         env = stack.enter_context(contextlib.closing(make_env(cfg)))
@@ -103,26 +103,18 @@ def main(argv: list[str] | None = None) -> None:
         epilog="example: python -m jdqn.train --env Breakout --steps 1_000_000 "
         "--replay.capacity 100_000",
     )
-    parser.add_argument("--steps", metavar="N", help="agent steps (train.steps)")
-    parser.add_argument("--seed", metavar="N", help="of everything random (train.seed)")
-    parser.add_argument("--num-seeds", metavar="N", help="seeds side by side (train.num_seeds)")
+    parser.add_argument("--steps", metavar="N", dest="train.steps", help="agent steps")
+    parser.add_argument("--seed", metavar="N", dest="train.seed", help="of everything random")
+    parser.add_argument("--num-seeds", metavar="N", dest="train.num_seeds", help="side by side")
     parser.add_argument(
         "--run-dir", metavar="DIR", help="where to write (default: runs/ENV-AGENT-SEED-TIME)"
     )
     config.add_options(parser)
     arguments = parser.parse(argv)
-    shortcuts = {
-        "train.steps": arguments.steps,
-        "train.seed": arguments.seed,
-        "train.num_seeds": arguments.num_seeds,
-    }
     given = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "-m", "jdqn.train", *given])
     try:
-        cfg = config.from_options(
-            arguments, **{k: v for k, v in shortcuts.items() if v is not None}
-        )
-        result = train(cfg, run_dir=arguments.run_dir, command=command)
+        result = train(config.from_options(arguments), run_dir=arguments.run_dir, command=command)
     except ConfigError as error:
         parser.error(str(error))
     if result.stopped_by:

@@ -329,23 +329,41 @@ def test_noise_acts_in_training_anew_for_each_step_and_environment_and_not_in_ev
     assert (np.stack(evaluated) == 0).all()  # all values alike: the first action
 
 
-def test_online_selection_and_target_have_noise_of_their_own(rng, monkeypatch):
+def test_online_target_and_selection_have_their_own_noise_and_gradients_go_through_it(rng):
     config, replay, agent = built(network__noisy="factorised", agent__double=True)
-    state, _ = agent.init(jax.random.key(0))
-    seen, apply = [], networks.QNetwork.apply
+    state, _ = jax.jit(agent.init)(jax.random.key(0))
+    ring = filled(config, replay, rng)
+    update_key = jax.random.split(jax.random.fold_in(state.key, 20), 1)[0]
+    sample_key, *noise_keys = jax.random.split(update_key, 4)
+    batch = jax.jit(replay.sample)(ring, sample_key, 20)
 
-    def recorded(self, params, obs, *, rngs):
-        jax.debug.callback(
-            lambda key: seen.append(tuple(key.tolist())), jax.random.key_data(rngs["noise"])
+    @jax.value_and_grad
+    def loss_and_gradients(params):
+        online, target, selector = (
+            PlainDqn.q(networks.perturbed(params, networks.draw_noise(params, key, False)), obs)
+            for key, obs in zip(noise_keys, (batch.obs, *[batch.next_obs] * 2), strict=True)
         )
-        return apply(self, params, obs, rngs=rngs)
+        rows = jnp.arange(batch.action.size)
+        value = target[rows, jnp.argmax(selector, axis=1)]
+        error = batch.reward + batch.discount * jax.lax.stop_gradient(value)
+        return jnp.mean(optax.huber_loss(online[rows, batch.action], error))
 
-    monkeypatch.setattr(networks.QNetwork, "apply", recorded)
-    learn = jax.jit(agent_lib.make_agent(config, SPEC, replay).learn)
-    for tick in (20, 21):
-        jax.block_until_ready(learn(state, filled(config, replay, rng), tick))
-    jax.effects_barrier()
-    assert len(seen) == len(set(seen)) == 6
+    @jax.jit
+    def update(params):
+        loss, gradients = loss_and_gradients(params)
+        optimizer = agent_lib.make_optimizer(config)
+        updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+        return loss, gradients, optax.apply_updates(params, updates)
+
+    loss, gradients, params = update(state.params)  # those of the target are still the same
+    sigmas = [x for path, x in jax.tree.leaves_with_path(gradients) if "sigma" in path[-1].key]
+    assert len(sigmas) == 4
+    assert all(np.abs(x).max() > 1e-4 for x in sigmas)
+    learned, _, metrics = agent.learn(state, ring, 20)
+    chex.assert_trees_all_close(learned.params, params, rtol=1e-4, atol=1e-6)
+    assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-4)
+    norm = float(optax.tree.norm(gradients))
+    assert float(metrics["gradient_norm"]) == pytest.approx(norm, rel=1e-4)
 
 
 def test_a_priority_is_the_unweighted_error(rng):

@@ -254,7 +254,7 @@ def test_the_torso_gradient_is_scaled_once(rng, dueling, heads, scale):
 # --- Noisy layers -------------------------------------------------------------------------------
 
 KINDS = ["factorised", "independent"]
-KEYS = ["noise", "noise_per_env"]
+DRAWS = ["shared", "per input"]
 ROOT = math.sqrt(2 / math.pi)  # E f(ε)² = E|ε|
 
 
@@ -279,6 +279,14 @@ def test_initial_values_of_independent_noise():
         assert 0.9 / 2 < np.abs(mean).max() <= 1 / 2  # √(3 / 12)
 
 
+def noisily(module, params, x, draw, key, **options):
+    """Applies a noisy module with a draw for the batch, as in learning, or for each input."""
+    if draw == "per input":
+        return module.apply(params, x, rngs={"noise_per_env": key}, **options)
+    noise = networks.draw_noise(params, key, module.noisy == "independent")
+    return module.clone(noisy="none").apply(networks.perturbed(params, noise), x, **options)
+
+
 @functools.cache
 def noisy_layer(kind, shape, features=2, heads=2):
     """A layer with uneven weights, and a compiled apply under many keys."""
@@ -287,11 +295,8 @@ def noisy_layer(kind, shape, features=2, heads=2):
     params = randomised(layer.init(jax.random.key(0), np.zeros(shape, np.float32))["params"], rng)
 
     @functools.partial(jax.jit, static_argnums=2)
-    def apply(params, x, name, keys):
-        def once(key):
-            return layer.apply({"params": params}, x, rngs={name: key})
-
-        return jax.vmap(once)(keys)
+    def apply(params, x, draw, keys):
+        return jax.vmap(lambda key: noisily(layer, {"params": params}, x, draw, key))(keys)
 
     return params, apply, jax.jit(lambda params, x: layer.apply({"params": params}, x))
 
@@ -300,15 +305,15 @@ def keys_of(number, seed=0):
     return jax.random.split(jax.random.key(seed), number)
 
 
-@pytest.mark.parametrize("name", KEYS)
+@pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("own", [False, True], ids=["shared features", "own features"])
-def test_moments_of_a_noisy_layer(kind, name, own):
+def test_moments_of_a_noisy_layer(kind, draw, own):
     shape = (2, 2, 3) if own else (2, 3)
     params, apply, mean_of = noisy_layer(kind, shape)
     x = np.random.default_rng(4).normal(size=shape).astype(np.float32)
     number = 20_000
-    y = np.asarray(apply(params, x, name, keys_of(number)), np.float64)  # [N, B, K, out]
+    y = np.asarray(apply(params, x, draw, keys_of(number)), np.float64)  # [N, B, K, out]
     each = x if own else np.stack([x, x], axis=1)  # [B, K, in]
     mean = np.einsum("bki,koi->bko", each, params["kernel"]) + params["bias"]
     squares = np.einsum("bki,koi->bko", each**2, params["kernel_sigma"] ** 2)
@@ -324,11 +329,11 @@ def test_learning_shares_one_draw_over_the_batch_and_acting_does_not(kind):
     params, apply, mean_of = noisy_layer(kind, (5, 3))
     alike = {name: np.repeat(value[:1], 2, axis=0) for name, value in params.items()}
     x = np.ones((5, 3), np.float32)
-    shared = np.asarray(apply(alike, x, "noise", keys_of(1)))[0]
+    shared = np.asarray(apply(alike, x, "shared", keys_of(1)))[0]
     np.testing.assert_allclose(shared, np.broadcast_to(shared[:1], shared.shape), rtol=1e-6)
     assert np.all(np.abs(shared - mean_of(alike, x)) > 1e-4)
     assert np.all(np.abs(shared[:, 0] - shared[:, 1]) > 1e-4)  # each head its own noise
-    own = np.asarray(apply(alike, x, "noise_per_env", keys_of(1)))[0]
+    own = np.asarray(apply(alike, x, "per input", keys_of(1)))[0]
     outputs = own.reshape(10, 2)  # of equal inputs and equal heads
     assert len(np.unique(outputs[:, 0])) == len(np.unique(outputs[:, 1])) == 10
 
@@ -343,9 +348,9 @@ def test_factorised_weight_noise_has_rank_one_in_each_head(kind):
         "bias_sigma": np.zeros_like(params["bias_sigma"]),
     }
     key = keys_of(1, seed=8)
-    weights = np.asarray(apply(pure, np.eye(6, dtype=np.float32), "noise", key))[0]  # [in, K, out]
+    weights = np.asarray(apply(pure, np.eye(6, dtype=np.float32), "shared", key))[0]  # [in, K, out]
     of_bias = pure | {"bias_sigma": np.ones_like(params["bias_sigma"])}
-    bias = np.asarray(apply(of_bias, np.zeros((6, 6), np.float32), "noise", key))[0, 0]
+    bias = np.asarray(apply(of_bias, np.zeros((6, 6), np.float32), "shared", key))[0, 0]
     ranks = [np.linalg.matrix_rank(weights[:, head], tol=1e-4) for head in range(2)]
     assert ranks == ([1, 1] if kind == "factorised" else [5, 5])
     if kind == "factorised":
@@ -357,14 +362,14 @@ def test_factorised_weight_noise_has_rank_one_in_each_head(kind):
         assert np.linalg.matrix_rank(weights.transpose(0, 2, 1).reshape(30, 2), tol=1e-4) == 2
 
 
-@pytest.mark.parametrize("name", KEYS)
+@pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize(("kind", "correlation"), [("factorised", 0.5), ("independent", 0.0)])
-def test_outputs_share_the_noise_of_their_input(kind, name, correlation):
+def test_outputs_share_the_noise_of_their_input(kind, draw, correlation):
     """Of a one-hot input: log|f(ε_in)| + log|f(ε_out)|, whose first term is common."""
     params, apply, mean_of = noisy_layer(kind, (2, 3))
     params = params | {"bias_sigma": np.zeros_like(params["bias_sigma"])}
     x = np.float32([[0, 1, 0], [0, 0, 2]])
-    noise = np.asarray(apply(params, x, name, keys_of(20_000))) - np.asarray(mean_of(params, x))
+    noise = np.asarray(apply(params, x, draw, keys_of(20_000))) - np.asarray(mean_of(params, x))
     size = np.log(np.abs(noise) + 1e-12)  # [N, B, K, out]
     for row in range(2):
         for head in range(2):
@@ -372,13 +377,13 @@ def test_outputs_share_the_noise_of_their_input(kind, name, correlation):
             assert found == pytest.approx(correlation, abs=0.05)
     # Where rows have their own noise, so have their outputs; heads always.
     across = [np.corrcoef(size[:, 0, 0, 0], size[:, 0, 1, 0])[0, 1]]
-    if name == "noise_per_env":
+    if draw == "per input":
         across.append(np.corrcoef(size[:, 0, 0, 0], size[:, 1, 0, 0])[0, 1])
     np.testing.assert_allclose(across, 0.0, atol=0.05)
 
 
-@pytest.mark.parametrize("name", KEYS)
-def test_layers_draw_different_noise(name):
+@pytest.mark.parametrize("draw", DRAWS)
+def test_layers_draw_different_noise(draw):
     """Layers of equal shape that put out nothing but the noise of their biases."""
     network = a_network(
         torso="none", hidden=(8, 8), dueling="mean", noisy="factorised", num_actions=8
@@ -392,10 +397,12 @@ def test_layers_draw_different_noise(name):
     params = jax.tree.map_with_path(pure, params)
 
     def layers(key):
-        _, kept = network.apply(
+        _, kept = noisily(
+            network,
             {"params": params},
             obs,
-            rngs={name: key},
+            draw,
+            key,
             mutable=["intermediates"],
             capture_intermediates=lambda module, _: isinstance(module, networks.HeadDense),
         )
