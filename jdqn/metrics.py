@@ -207,7 +207,7 @@ class Progress:
             self._bar.update(self._task, completed=steps, description=text)
             return
         rate = values.get("steps_per_second") or 0.0
-        seconds = int((self._total_steps - steps) / rate) if rate else 0
+        seconds = int(max(self._total_steps - steps, 0) / rate) if rate else 0
         self.say(f"{text}  left {datetime.timedelta(seconds=seconds) if rate else '?'}")
 
     def say(self, text: str) -> None:

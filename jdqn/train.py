@@ -103,9 +103,10 @@ def main(argv: list[str] | None = None) -> None:
         epilog="example: python -m jdqn.train --env Breakout --steps 1_000_000 "
         "--replay.capacity 100_000",
     )
-    parser.add_argument("--steps", metavar="N", dest="train.steps", help="agent steps")
-    parser.add_argument("--seed", metavar="N", dest="train.seed", help="of everything random")
-    parser.add_argument("--num-seeds", metavar="N", dest="train.num_seeds", help="side by side")
+    shortcuts = {"steps": "agent steps", "seed": "of all draws", "num_seeds": "seeds side by side"}
+    for name, text in shortcuts.items():
+        option, field = f"--{name.replace('_', '-')}", f"train.{name}"
+        parser.add_argument(option, metavar="N", dest=field, help=f"{text} ({field})")
     parser.add_argument(
         "--run-dir", metavar="DIR", help="where to write (default: runs/ENV-AGENT-SEED-TIME)"
     )

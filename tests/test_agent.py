@@ -329,37 +329,47 @@ def test_noise_acts_in_training_anew_for_each_step_and_environment_and_not_in_ev
     assert (np.stack(evaluated) == 0).all()  # all values alike: the first action
 
 
-def test_online_target_and_selection_have_their_own_noise_and_gradients_go_through_it(rng):
-    config, replay, agent = built(network__noisy="factorised", agent__double=True)
+@pytest.mark.parametrize("noisy", ["factorised", "independent"])
+def test_online_target_and_selection_have_their_own_noise_and_gradients_go_through_it(rng, noisy):
+    config, replay, agent = built(
+        network__noisy=noisy, network__noisy_sigma=0.5, agent__double=True
+    )
+    tick = 34  # its draws choose differently, see below
     state, _ = jax.jit(agent.init)(jax.random.key(0))
     ring = filled(config, replay, rng)
-    update_key = jax.random.split(jax.random.fold_in(state.key, 20), 1)[0]
+    update_key = jax.random.split(jax.random.fold_in(state.key, tick), 1)[0]
     sample_key, *noise_keys = jax.random.split(update_key, 4)
-    batch = jax.jit(replay.sample)(ring, sample_key, 20)
+    batch = jax.jit(replay.sample)(ring, sample_key, tick)
+    rows = np.arange(batch.action.size)
+
+    def noisy_q(params, i, obs):
+        noise = networks.draw_noise(params, noise_keys[i], noisy == "independent")
+        return PlainDqn.q(networks.perturbed(params, noise), obs)
 
     @jax.value_and_grad
     def loss_and_gradients(params):
-        online, target, selector = (
-            PlainDqn.q(networks.perturbed(params, networks.draw_noise(params, key, False)), obs)
-            for key, obs in zip(noise_keys, (batch.obs, *[batch.next_obs] * 2), strict=True)
-        )
-        rows = jnp.arange(batch.action.size)
-        value = target[rows, jnp.argmax(selector, axis=1)]
-        error = batch.reward + batch.discount * jax.lax.stop_gradient(value)
-        return jnp.mean(optax.huber_loss(online[rows, batch.action], error))
+        target, selector = (noisy_q(params, i, batch.next_obs) for i in (1, 2))
+        value = batch.reward + batch.discount * target[rows, jnp.argmax(selector, axis=1)]
+        error = jax.lax.stop_gradient(value) - noisy_q(params, 0, batch.obs)[rows, batch.action]
+        return jnp.mean(optax.huber_loss(error))
 
     @jax.jit
     def update(params):
         loss, gradients = loss_and_gradients(params)
         optimizer = agent_lib.make_optimizer(config)
         updates, _ = optimizer.update(gradients, optimizer.init(params), params)
-        return loss, gradients, optax.apply_updates(params, updates)
+        choices = [jnp.argmax(noisy_q(params, i, batch.next_obs), axis=1) for i in range(3)]
+        choices.append(jnp.argmax(PlainDqn.q(params, batch.next_obs), axis=1))
+        return loss, gradients, optax.apply_updates(params, updates), choices
 
-    loss, gradients, params = update(state.params)  # those of the target are still the same
+    # The target's parameters are still those of the online network.
+    loss, gradients, params, (by_online, by_target, selected, by_mean) = update(state.params)
+    for other in (by_online, by_target, by_mean):  # else this test could not tell them apart
+        assert ((other != selected) & (batch.discount > 0)).any()
     sigmas = [x for path, x in jax.tree.leaves_with_path(gradients) if "sigma" in path[-1].key]
     assert len(sigmas) == 4
     assert all(np.abs(x).max() > 1e-4 for x in sigmas)
-    learned, _, metrics = agent.learn(state, ring, 20)
+    learned, _, metrics = agent.learn(state, ring, tick)
     chex.assert_trees_all_close(learned.params, params, rtol=1e-4, atol=1e-6)
     assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-4)
     norm = float(optax.tree.norm(gradients))
