@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jdqn import exploration, losses, networks
+from jdqn import exploration, losses, networks, priorities
 from jdqn.config import Config
 from jdqn.records import EnvSpec, QOutput, Timestep
 from jdqn.replay import Replay, ReplayState, importance_exponent
@@ -240,11 +240,10 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
 
         # The frames stay out of the carry: closed over, so that the scan cannot copy them.
         def update(carry: tuple, call: tuple) -> tuple[tuple, dict[str, chex.Array]]:
-            key, is_last = call
+            uniform, noise_keys, is_last = call
             params, opt_state, (leaves, max_priority) = carry
             current = replay_state.replace(priorities=leaves, max_priority=max_priority)
-            sample_key, *noise_keys = jax.random.split(key, 4)
-            batch = replay.sample(current, sample_key, tick)
+            batch = replay.sample(current, uniform, tick)
             # Independent noise for the online network, the target and, with Double, the selection.
             drawn_for = (params, state.target_params, params)[: 2 + fields.double]
             noise = [networks.draw_noise(params, key, independent) for key in noise_keys]
@@ -284,10 +283,14 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
             )
             replay_state = replay_state.replace(priorities=refreshed)
         keys = jax.random.split(jax.random.fold_in(state.key, tick), num_updates)
+        keys = jax.vmap(lambda key: jax.random.split(key, 4))(keys)
+        # Drawn at once: on a CPU XLA makes random numbers in a loop of many small steps.
+        shape = config.replay.batch_size, priorities.LEVELS
+        uniform = jax.vmap(lambda key: jax.random.uniform(key, shape))(keys[:, 0])
         drawn_by = replay_state.priorities, replay_state.max_priority
         carry = state.params, state.opt_state, drawn_by
         (params, opt_state, (leaves, max_priority)), metrics = jax.lax.scan(
-            update, carry, (keys, jnp.arange(num_updates) == num_updates - 1)
+            update, carry, (uniform, keys[:, 1:], jnp.arange(num_updates) == num_updates - 1)
         )
         target_params = jax.lax.cond(
             is_due(config, tick, fields.target_period_steps),

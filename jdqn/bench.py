@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdqn import agent as agent_lib
-from jdqn import config, envs, networks, peers, replay, train
+from jdqn import config, envs, networks, peers, priorities, replay, train
 from jdqn.config import Config, ConfigError
 from jdqn.records import EnvSpec
 from jdqn.run import check_memory
@@ -75,14 +75,15 @@ def bench_stages(cfg: Config, *, seconds: float) -> Iterator[Row]:
     act = jax.jit(agent.act, donate_argnums=1)
     add = jax.jit(memory.add, donate_argnums=0)
     learn = agent_lib.jit_learning(agent.learn, (0, 1))
-    sample = jax.jit(memory.sample)
+    draws = cfg.replay.batch_size, priorities.LEVELS
+    sample = jax.jit(lambda s, key, tick: memory.sample(s, jax.random.uniform(key, draws), tick))
     refresh = jax.jit(memory.refresh, donate_argnums=0)
     by_priority = config.with_overrides(cfg, replay__priority_exponent=0.6)
     prioritised = replay.make_replay(by_priority, spec)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def draw_and_update(state: replay.ReplayState, key: jax.Array, tick: int) -> replay.ReplayState:
-        batch = prioritised.sample(state, key, tick)  # its frames are not used: not gathered
+        batch = prioritised.sample(state, jax.random.uniform(key, draws), tick)  # but no frames
         return prioritised.update(state, batch, jnp.abs(batch.reward) + 1e-3 * batch.row)
 
     state, actor = jax.jit(agent.init)(jax.random.key(0))

@@ -149,15 +149,11 @@ def train(cfg: Config, *, run_dir: str | pathlib.Path | None = None, command: st
     loop = make_loop(cfg, env, agent, memory, max_ticks=chunk_ticks(cfg))
     seeds = np.arange(cfg.train.seed, cfg.train.seed + num_seeds)
     stacked = jax.default_backend() != "cpu" and num_seeds > 1
-    if stacked:
-        groups = [jax.jit(jax.vmap(loop.init))(seeds)]
-    else:
-        init = jax.jit(loop.init)
-        groups = [init(seed) for seed in seeds]
+    init = jax.jit(loop.init)
+    groups = [jax.vmap(init)(seeds)] if stacked else [init(seed) for seed in seeds]
     warm_up, learn = _compile(loop.warm_up, stacked), _compile(loop.train, stacked)
 
-    hold_out = held_out(cfg, env.spec)
-    hold_out = jax.vmap(hold_out) if stacked else hold_out
+    hold_out = jax.vmap(held_out(memory)) if stacked else held_out(memory)
 
     def each(trees: list[Any]) -> list[Any]:
         """One tree for each seed."""

@@ -84,29 +84,30 @@ Residuals = tuple[chex.Array, chex.Array, chex.Array]
 
 
 def _conv_forward(x: chex.Array, kernel: chex.Array, stride: int) -> tuple[chex.Array, Residuals]:
-    patches = conv_patches(x, kernel.shape[0], stride)
-    y = patches @ _kernel_matrix(kernel, stride)
-    return y.reshape(*patches.shape[:3], -1), (x, kernel, patches)
+    patches, matrix = conv_patches(x, kernel.shape[0], stride), _kernel_matrix(kernel, stride)
+    shape, is_first = patches.shape[:3], not jnp.issubdtype(x.dtype, jnp.floating)
+    # The first layer, many rows for few outputs: XLA would leave its gradient to one core, and
+    # build the patches once more were they in other pieces here.
+    parts = (2 - math.prod(shape) % 2,) if is_first else ()
+    patches = patches.reshape(*parts, -1, len(matrix))
+    y = patches @ jnp.broadcast_to(matrix, (*parts, *matrix.shape))
+    return y.reshape(*shape, -1), (x, kernel, patches)
 
 
 def _conv_backward(
     stride: int, residuals: Residuals, dy: chex.Array
 ) -> tuple[chex.Array | None, chex.Array]:
     x, kernel, patches = residuals
-    rows = dy.reshape(-1, dy.shape[-1])
+    rows = dy.reshape(*patches.shape[:-1], -1)
     matrix, kernel_vjp = jax.vjp(lambda k: _kernel_matrix(k, stride), kernel)
     # As (dYᵀ·X)ᵀ: XLA's CPU backend runs Xᵀ·dY slower, and without the barrier its simplifier
     # turns the first into the second.
-    columns = patches.reshape(-1, patches.shape[-1])
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        # The first layer: many rows for few outputs, which XLA would leave to one core.
-        parts = 2 - len(rows) % 2
-        rows, columns = (z.reshape(parts, -1, z.shape[-1]) for z in (rows, columns))
-        products = jax.lax.optimization_barrier(jnp.einsum("zno,znp->zop", rows, columns))
-        return None, kernel_vjp(jnp.sum(products, axis=0).T)[0]
-    (d_kernel,) = kernel_vjp(jax.lax.optimization_barrier(rows.T @ columns).T)
+    product = jax.lax.optimization_barrier(jnp.einsum("...no,...np->...op", rows, patches))
+    if patches.ndim == 3:
+        return None, kernel_vjp(jnp.sum(product, axis=0).T)[0]
+    (d_kernel,) = kernel_vjp(product.T)
     _, patches_vjp = jax.vjp(lambda x: conv_patches(x, kernel.shape[0], stride), x)
-    (d_x,) = patches_vjp((rows @ matrix.T).reshape(patches.shape))
+    (d_x,) = patches_vjp((rows @ matrix.T).reshape(*dy.shape[:3], -1))
     return d_x, d_kernel
 
 

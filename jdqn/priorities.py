@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 BLOCK_LEAVES = 1024
 GROUP = 32
+LEVELS = 4  # of a draw: a block and a leaf in it, each in two
 
 
 class Ranks(flax.struct.PyTreeNode):
@@ -145,23 +146,19 @@ def refresh(state: Priorities, row: chex.Array, num_rows: int, exponent: float) 
     return Priorities(leaves, jnp.sum(leaves, axis=(1, 2)), ranks)
 
 
-def draw(
-    state: Priorities, key: chex.PRNGKey, batch_size: int
-) -> tuple[chex.Array, chex.Array, chex.Array]:
+def draw(state: Priorities, uniform: chex.Array) -> tuple[chex.Array, chex.Array, chex.Array]:
     """Draws leaves independently, each with probability leaf / total (Schaul et al. 2015).
 
     Args:
       state: the priorities.
-      key: typed PRNG key, consumed.
-      batch_size: B.
+      uniform: `[B, LEVELS]` f32, independent uniform numbers in [0, 1): one would have lost its
+        low bits after a level.
 
     Returns:
       Ring rows `[B]` i32, environments `[B]` i32 and leaves `[B]` f32. A leaf of 0 comes back
       only when every leaf is 0.
     """
     num_blocks, rows_per_block, num_envs = state.leaves.shape
-    # A fresh uniform for each level: the remainder of one has lost its low bits.
-    uniform = jax.random.uniform(key, (batch_size, 4))
     block = jax.vmap(_descend, in_axes=(None, 0))(state.sums, uniform[:, :2])
     inside = state.leaves.reshape(num_blocks, rows_per_block * num_envs)[block]
     offset = jax.vmap(_descend)(inside, uniform[:, 2:])

@@ -45,7 +45,8 @@ class Replay(NamedTuple):
 
     init: Callable[[chex.PRNGKey], ReplayState]
     add: Callable[[ReplayState, Timestep, chex.Array, chex.Numeric], ReplayState]
-    sample: Callable[[ReplayState, chex.PRNGKey, chex.Numeric], Batch]
+    # Of uniform numbers in [0, 1), `[B, priorities.LEVELS]` f32.
+    sample: Callable[[ReplayState, chex.Array, chex.Numeric], Batch]
     update: Callable[[ReplayState, Batch, chex.Array], ReplayState]
     refresh: Callable[[ReplayState, chex.Numeric], ReplayState]  # sorts rank-based priorities
     capacity: int  # transitions, after rounding up to whole rows
@@ -142,8 +143,8 @@ def make_replay(config: Config, spec: EnvSpec) -> Replay:
         stack = state.frame[(row[:, None] - back) % num_rows, env[:, None]]
         return stack.reshape(*stack.shape[:2], *spec.frame_shape)
 
-    def sample(state: ReplayState, key: chex.PRNGKey, tick: chex.Numeric) -> Batch:
-        row, env, leaf = priorities.draw(state.priorities, key, fields.batch_size)
+    def sample(state: ReplayState, uniform: chex.Array, tick: chex.Numeric) -> Batch:
+        row, env, leaf = priorities.draw(state.priorities, uniform)
         window = (row[:, None] + jnp.arange(1, n_step + 1)[None, :]) % num_rows  # [B, N]
         reward = state.reward[window, env[:, None]]
         if config.agent.reward_clip:

@@ -15,8 +15,8 @@ import psutil
 
 from jdqn import agent as agent_lib
 from jdqn import checkpoint, evaluate, metrics, priorities, replay
-from jdqn.config import Config, ConfigError, with_overrides
-from jdqn.records import EnvSpec, Timestep
+from jdqn.config import Config, ConfigError
+from jdqn.records import Timestep
 
 HELD_OUT_STATES = 1_000
 # One for each seed.
@@ -229,19 +229,18 @@ def _joined(states: States) -> Any:
     return states[0] if len(states) == 1 else jax.tree.map(lambda *x: jnp.stack(x), *states)
 
 
-def held_out(cfg: Config, spec: EnvSpec) -> Callable[[replay.ReplayState], jax.Array]:
+def held_out(memory: replay.Replay) -> Callable[[replay.ReplayState], jax.Array]:
     """A function of the replay's state: 1,000 observations in it, `[B, S, ...]`.
 
     The mean of max Q over fixed states is the picture of van Hasselt et al. 2015. The draw has a
     key of its own and is uniform, whatever the agent draws by.
     """
-    size = min(HELD_OUT_STATES, cfg.replay.capacity)
-    memory = replay.make_replay(with_overrides(cfg, replay__batch_size=size), spec)
+    shape = min(HELD_OUT_STATES, memory.capacity), priorities.LEVELS
 
     def draw(state: replay.ReplayState) -> jax.Array:
         leaves = jnp.sign(state.priorities.leaves)
         state = state.replace(priorities=priorities.Priorities(leaves, leaves.sum(axis=(1, 2))))
-        return memory.sample(state, jax.random.key(0), 0).obs
+        return memory.sample(state, jax.random.uniform(jax.random.key(0), shape), 0).obs
 
     return jax.jit(draw)
 

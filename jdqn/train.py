@@ -74,7 +74,7 @@ def train_on_host(
         act = jax.jit(agent.act, donate_argnums=1)
         add = jax.jit(memory.add, donate_argnums=0)
         learn = agent_lib.jit_learning(agent.learn, (0, 1))
-        hold_out = held_out(cfg, env.spec)
+        hold_out = held_out(memory)
         learned: dict[str, jax.Array] = {}
         timestep = env.reset()
         for tick in range(math.ceil(cfg.train.steps / cfg.env.num_envs)):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import leaves_of_row, tiny, vector_spec
+from conftest import leaves_of_row, tiny, uniforms, vector_spec
 
 from jdqn import agent as agent_lib
 from jdqn import exploration, networks
@@ -98,7 +98,7 @@ def test_twenty_updates_agree_with_a_plain_dqn(rng, double):
         tick = 100 + update
         key = jax.random.split(jax.random.fold_in(state.key, tick), 1)[0]
         sample_key = jax.random.split(key, 4)[0]
-        norm = plain.update(sample(replay_state, sample_key, tick))
+        norm = plain.update(sample(replay_state, uniforms(sample_key, 8), tick))
         state, replay_state, found = agent.learn(state, replay_state, tick)
         tolerance = 1e-5 if update == 1 else 1e-4
         chex.assert_trees_all_close(state.params, plain.online, atol=tolerance, rtol=tolerance)
@@ -163,7 +163,7 @@ def test_a_call_makes_every_update_it_owes(rng):
     plain = PlainDqn(first.params, agent_lib.make_optimizer(config), config.agent.discount, False)
     for key in jax.random.split(jax.random.fold_in(first.key, 50), 4):
         sample_key = jax.random.split(key, 4)[0]
-        norm = plain.update(jax.jit(replay.sample)(replay_state, sample_key, 50))
+        norm = plain.update(jax.jit(replay.sample)(replay_state, uniforms(sample_key, 8), 50))
     np.testing.assert_allclose(found["gradient_norm"], norm, rtol=1e-3)  # of the last of them
     chex.assert_trees_all_close(state.params, plain.online, atol=1e-4, rtol=1e-4)
     assert [int(x) for x in optax.tree.get_all_with_path(state.opt_state, "count")[0][1:]] == [4]
@@ -339,7 +339,7 @@ def test_online_target_and_selection_have_their_own_noise_and_gradients_go_throu
     ring = filled(config, replay, rng)
     update_key = jax.random.split(jax.random.fold_in(state.key, tick), 1)[0]
     sample_key, *noise_keys = jax.random.split(update_key, 4)
-    batch = jax.jit(replay.sample)(ring, sample_key, tick)
+    batch = jax.jit(replay.sample)(ring, uniforms(sample_key, 8), tick)
     rows = np.arange(batch.action.size)
 
     def noisy_q(params, i, obs):
@@ -380,10 +380,10 @@ def test_a_priority_is_the_unweighted_error(rng):
     config, replay, agent = built(replay__priority_exponent=0.6, replay__importance_exponent=1.0)
     state, _ = agent.init(jax.random.key(0))
     ring = filled(config, replay, rng)
-    batch = replay.sample(ring, jax.random.key(1), 20)
+    batch = replay.sample(ring, uniforms(jax.random.key(1), 8), 20)
     ring = replay.update(ring, batch, jnp.arange(8.0))  # so that weights differ
     key = jax.random.split(jax.random.fold_in(state.key, 20), 1)[0]
-    batch = replay.sample(ring, jax.random.split(key, 4)[0], 20)
+    batch = replay.sample(ring, uniforms(jax.random.split(key, 4)[0], 8), 20)
     assert np.ptp(batch.weight) > 0.3
     values = agent.q_heads(state, batch.next_obs)[:, 0].max(axis=-1)
     chosen = np.asarray(agent.q_heads(state, batch.obs))[np.arange(8), 0, batch.action]

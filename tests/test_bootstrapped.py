@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY, tiny, vector_spec
+from conftest import TINY, tiny, uniforms, vector_spec
 
 from jdqn import agent, config, exploration, replay, train
 from jdqn.records import Timestep
@@ -58,8 +58,8 @@ def test_more_heads_take_no_random_number_from_one():
         memory = replay.make_replay(cfg, vector_spec())
         rows = []
 
-        def sample(state, key, tick, memory=memory, rows=rows):
-            batch = memory.sample(state, key, tick)
+        def sample(state, uniform, tick, memory=memory, rows=rows):
+            batch = memory.sample(state, uniform, tick)
             jax.debug.callback(lambda row: rows.append(np.asarray(row)), batch.row)
             return batch
 
@@ -168,7 +168,7 @@ def test_priors_stand_beside_the_target_too():
     state = state.replace(params=zero, target_params=zero)
     ring = played(memory, np.sin(np.arange(12)))
     key = jax.random.split(jax.random.fold_in(state.key, 12), 1)[0]
-    batch = memory.sample(ring, jax.random.split(key, 4)[0], 12)
+    batch = memory.sample(ring, uniforms(jax.random.split(key, 4)[0], 8), 12)
     now, then = (np.asarray(learner.q_heads(state, x)) for x in (batch.obs, batch.next_obs))
     error = batch.reward[:, None] + batch.discount[:, None] * then.max(axis=-1) - now[:, :, 0]
     assert np.abs(then).max() > 0.1

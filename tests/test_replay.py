@@ -62,8 +62,9 @@ def setup(num_rows, num_envs, num_stack, n_step, image=False, **overrides):
 
     @jax.jit
     def sample_all(state, key, tick):
-        keys = jax.random.split(key, 1200 // batch_size)
-        batches = jax.vmap(memory.sample, in_axes=(None, 0, None))(state, keys, tick)
+        uniform = conftest.uniforms(key, 1200 // batch_size * batch_size)
+        uniform = uniform.reshape(-1, batch_size, priorities.LEVELS)
+        batches = jax.vmap(memory.sample, in_axes=(None, 0, None))(state, uniform, tick)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches)
 
     return Setup(
@@ -71,7 +72,9 @@ def setup(num_rows, num_envs, num_stack, n_step, image=False, **overrides):
         spec,
         memory,
         add=jax.jit(memory.add, donate_argnums=0),
-        sample=jax.jit(memory.sample),
+        sample=jax.jit(
+            lambda state, key, tick: memory.sample(state, conftest.uniforms(key, batch_size), tick)
+        ),
         update=jax.jit(memory.update, donate_argnums=0),
         leaves=jax.jit(
             lambda state: jax.vmap(conftest.leaves_of_row, in_axes=(None, 0))(
@@ -517,7 +520,7 @@ def test_copies_of_the_frames_are_found():
     memory, learner, (agent_state, state), row, key = atari()
 
     def read_first(state, timestep, action, tick, key):
-        batch = memory.sample(state, key, tick)
+        batch = memory.sample(state, conftest.uniforms(key, 8), tick)
         return memory.add(state, timestep, action, tick), batch
 
     def false_branch_writes(state, *row):

@@ -518,6 +518,6 @@ def test_held_out_states_are_drawn_uniformly_whatever_the_leaves_are():
         frame=state.frame + row[:, None, None],
         priorities=priorities.set_rows(state.priorities, row, leaves),
     )
-    drawn = np.asarray(run.held_out(cfg, vector_spec())(state))[:, -1, 0]
+    drawn = np.asarray(run.held_out(memory)(state))[:, -1, 0]
     assert drawn.size == 1_000
     np.testing.assert_allclose(drawn.mean(), 500, atol=40)  # drawn by leaf: about 230
