@@ -285,8 +285,8 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
         keys = jax.random.split(jax.random.fold_in(state.key, tick), num_updates)
         keys = jax.vmap(lambda key: jax.random.split(key, 4))(keys)
         # Drawn at once: on a CPU XLA makes random numbers in a loop of many small steps.
-        shape = config.replay.batch_size, priorities.LEVELS
-        uniform = jax.vmap(lambda key: jax.random.uniform(key, shape))(keys[:, 0])
+        draw = functools.partial(priorities.uniforms, batch_size=config.replay.batch_size)
+        uniform = jax.vmap(draw)(keys[:, 0])
         drawn_by = replay_state.priorities, replay_state.max_priority
         carry = state.params, state.opt_state, drawn_by
         (params, opt_state, (leaves, max_priority)), metrics = jax.lax.scan(

@@ -75,15 +75,15 @@ def bench_stages(cfg: Config, *, seconds: float) -> Iterator[Row]:
     act = jax.jit(agent.act, donate_argnums=1)
     add = jax.jit(memory.add, donate_argnums=0)
     learn = agent_lib.jit_learning(agent.learn, (0, 1))
-    draws = cfg.replay.batch_size, priorities.LEVELS
-    sample = jax.jit(lambda s, key, tick: memory.sample(s, jax.random.uniform(key, draws), tick))
+    draw = functools.partial(priorities.uniforms, batch_size=cfg.replay.batch_size)
+    sample = jax.jit(lambda state, key, tick: memory.sample(state, draw(key), tick))
     refresh = jax.jit(memory.refresh, donate_argnums=0)
     by_priority = config.with_overrides(cfg, replay__priority_exponent=0.6)
     prioritised = replay.make_replay(by_priority, spec)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def draw_and_update(state: replay.ReplayState, key: jax.Array, tick: int) -> replay.ReplayState:
-        batch = prioritised.sample(state, jax.random.uniform(key, draws), tick)  # but no frames
+        batch = prioritised.sample(state, draw(key), tick)  # its frames are not used: not gathered
         return prioritised.update(state, batch, jnp.abs(batch.reward) + 1e-3 * batch.row)
 
     state, actor = jax.jit(agent.init)(jax.random.key(0))

@@ -85,10 +85,10 @@ Residuals = tuple[chex.Array, chex.Array, chex.Array]
 
 def _conv_forward(x: chex.Array, kernel: chex.Array, stride: int) -> tuple[chex.Array, Residuals]:
     patches, matrix = conv_patches(x, kernel.shape[0], stride), _kernel_matrix(kernel, stride)
-    shape, is_first = patches.shape[:3], not jnp.issubdtype(x.dtype, jnp.floating)
-    # The first layer, many rows for few outputs: XLA would leave its gradient to one core, and
-    # build the patches once more were they in other pieces here.
-    parts = (2 - math.prod(shape) % 2,) if is_first else ()
+    shape, of_bytes = patches.shape[:3], not jnp.issubdtype(x.dtype, jnp.floating)
+    # The first layer has many rows for few outputs: XLA would leave its gradient to one core. It is
+    # split in two here already, or XLA would build the patches twice, whole and split.
+    parts = (2 - math.prod(shape) % 2,) if of_bytes else ()
     patches = patches.reshape(*parts, -1, len(matrix))
     y = patches @ jnp.broadcast_to(matrix, (*parts, *matrix.shape))
     return y.reshape(*shape, -1), (x, kernel, patches)
@@ -103,7 +103,7 @@ def _conv_backward(
     # As (dYᵀ·X)ᵀ: XLA's CPU backend runs Xᵀ·dY slower, and without the barrier its simplifier
     # turns the first into the second.
     product = jax.lax.optimization_barrier(jnp.einsum("...no,...np->...op", rows, patches))
-    if patches.ndim == 3:
+    if patches.ndim == 3:  # of bytes
         return None, kernel_vjp(jnp.sum(product, axis=0).T)[0]
     (d_kernel,) = kernel_vjp(product.T)
     _, patches_vjp = jax.vjp(lambda x: conv_patches(x, kernel.shape[0], stride), x)

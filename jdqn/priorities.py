@@ -146,18 +146,23 @@ def refresh(state: Priorities, row: chex.Array, num_rows: int, exponent: float) 
     return Priorities(leaves, jnp.sum(leaves, axis=(1, 2)), ranks)
 
 
+def uniforms(key: chex.PRNGKey, batch_size: int) -> chex.Array:
+    """The random numbers of one draw, `[B, LEVELS]` f32 in [0, 1)."""
+    return jax.random.uniform(key, (batch_size, LEVELS))
+
+
 def draw(state: Priorities, uniform: chex.Array) -> tuple[chex.Array, chex.Array, chex.Array]:
     """Draws leaves independently, each with probability leaf / total (Schaul et al. 2015).
 
     Args:
       state: the priorities.
-      uniform: `[B, LEVELS]` f32, independent uniform numbers in [0, 1): one would have lost its
-        low bits after a level.
+      uniform: `uniforms`, a column a level: the remainder of one number has lost its low bits.
 
     Returns:
       Ring rows `[B]` i32, environments `[B]` i32 and leaves `[B]` f32. A leaf of 0 comes back
       only when every leaf is 0.
     """
+    chex.assert_shape(uniform, (None, LEVELS))
     num_blocks, rows_per_block, num_envs = state.leaves.shape
     block = jax.vmap(_descend, in_axes=(None, 0))(state.sums, uniform[:, :2])
     inside = state.leaves.reshape(num_blocks, rows_per_block * num_envs)[block]

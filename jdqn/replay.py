@@ -45,7 +45,7 @@ class Replay(NamedTuple):
 
     init: Callable[[chex.PRNGKey], ReplayState]
     add: Callable[[ReplayState, Timestep, chex.Array, chex.Numeric], ReplayState]
-    # Of uniform numbers in [0, 1), `[B, priorities.LEVELS]` f32.
+    # Of `priorities.uniforms`, which say how many rows.
     sample: Callable[[ReplayState, chex.Array, chex.Numeric], Batch]
     update: Callable[[ReplayState, Batch, chex.Array], ReplayState]
     refresh: Callable[[ReplayState, chex.Numeric], ReplayState]  # sorts rank-based priorities

@@ -230,17 +230,17 @@ def _joined(states: States) -> Any:
 
 
 def held_out(memory: replay.Replay) -> Callable[[replay.ReplayState], jax.Array]:
-    """A function of the replay's state: 1,000 observations in it, `[B, S, ...]`.
+    """A function of the replay's state: up to 1,000 observations in it, `[B, S, ...]`.
 
     The mean of max Q over fixed states is the picture of van Hasselt et al. 2015. The draw has a
     key of its own and is uniform, whatever the agent draws by.
     """
-    shape = min(HELD_OUT_STATES, memory.capacity), priorities.LEVELS
+    uniform = priorities.uniforms(jax.random.key(0), min(HELD_OUT_STATES, memory.capacity))
 
     def draw(state: replay.ReplayState) -> jax.Array:
         leaves = jnp.sign(state.priorities.leaves)
         state = state.replace(priorities=priorities.Priorities(leaves, leaves.sum(axis=(1, 2))))
-        return memory.sample(state, jax.random.uniform(jax.random.key(0), shape), 0).obs
+        return memory.sample(state, uniform, 0).obs
 
     return jax.jit(draw)
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jdqn import config, priorities
+from jdqn import config
 from jdqn.records import EnvSpec
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -53,11 +53,6 @@ def tiny(env="CartPole-v1", **overrides):
 def vector_spec(width=3, frame_stack=2, num_actions=3):
     """The spec of an environment with float vectors."""
     return EnvSpec((width,), np.dtype(np.float32), frame_stack, num_actions, 1.0)
-
-
-def uniforms(key, size):
-    """The uniform numbers of a draw of `size` rows, as `learn` makes them."""
-    return jax.random.uniform(key, (size, priorities.LEVELS))
 
 
 def leaves_of_row(priorities, row):

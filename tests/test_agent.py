@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import leaves_of_row, tiny, uniforms, vector_spec
+from conftest import leaves_of_row, tiny, vector_spec
 
 from jdqn import agent as agent_lib
 from jdqn import exploration, networks
 from jdqn.config import with_overrides
+from jdqn.priorities import uniforms
 from jdqn.records import Timestep
 from jdqn.replay import make_replay
 
@@ -68,12 +69,15 @@ class PlainDqn:
         x = jax.nn.relu(x @ p["q_hidden_0"]["kernel"][0].T + p["q_hidden_0"]["bias"])
         return x @ p["q"]["kernel"][0].T + p["q"]["bias"]
 
-    def loss(self, params, target_params, batch):
+    def errors(self, params, target_params, batch):
         rows = jnp.arange(batch.action.shape[0])
         q_next = self.q(target_params, batch.next_obs)
         chooser = self.q(params, batch.next_obs) if self.double else q_next
         target = batch.reward + batch.discount * q_next[rows, jnp.argmax(chooser, axis=1)]
-        error = jax.lax.stop_gradient(target) - self.q(params, batch.obs)[rows, batch.action]
+        return jax.lax.stop_gradient(target) - self.q(params, batch.obs)[rows, batch.action]
+
+    def loss(self, params, target_params, batch):
+        error = self.errors(params, target_params, batch)
         absolute = jnp.abs(error)
         return jnp.mean(jnp.where(absolute <= 1, 0.5 * error**2, absolute - 0.5))
 
@@ -155,18 +159,51 @@ def test_learn_copies_the_target_when_due_and_not_before(rng):
     chex.assert_trees_all_equal(state.target_params, state.params)
 
 
-def test_a_call_makes_every_update_it_owes(rng):
-    config, replay, agent = built(env__num_envs=8, train__update_period_steps=2)
-    replay_state = filled(config, replay, rng)
+@pytest.mark.parametrize("exponent", [0.0, 0.6])
+def test_a_call_makes_every_update_it_owes(rng, exponent):
+    """Each draws by the priorities that the one before has left."""
+    config, replay, agent = built(
+        env__num_envs=8,
+        train__update_period_steps=2,
+        replay__priority_exponent=exponent,
+        replay__importance_exponent=0.0,
+        replay__importance_exponent_final=0.0,
+    )
+    ring = filled(config, replay, rng)
     first, _ = agent.init(jax.random.key(0))
-    state, _, found = agent.learn(first, replay_state, 50)
+    state, learned, found = agent.learn(first, ring, 50)
     plain = PlainDqn(first.params, agent_lib.make_optimizer(config), config.agent.discount, False)
+    sample = jax.jit(replay.sample)
     for key in jax.random.split(jax.random.fold_in(first.key, 50), 4):
-        sample_key = jax.random.split(key, 4)[0]
-        norm = plain.update(jax.jit(replay.sample)(replay_state, uniforms(sample_key, 8), 50))
+        batch = sample(ring, uniforms(jax.random.split(key, 4)[0], 8), 50)
+        priority = jnp.abs(plain.errors(plain.online, plain.target, batch))
+        norm = plain.update(batch)
+        ring = replay.update(ring, batch, priority)
+    chex.assert_trees_all_close(learned.priorities, ring.priorities, rtol=1e-4)
+    np.testing.assert_allclose(learned.max_priority, ring.max_priority, rtol=1e-4)
     np.testing.assert_allclose(found["gradient_norm"], norm, rtol=1e-3)  # of the last of them
     chex.assert_trees_all_close(state.params, plain.online, atol=1e-4, rtol=1e-4)
     assert [int(x) for x in optax.tree.get_all_with_path(state.opt_state, "count")[0][1:]] == [4]
+
+
+def test_updates_of_a_call_have_noise_of_their_own(rng, monkeypatch):
+    config = tiny(env__num_envs=8, train__update_period_steps=2, network__noisy="factorised")
+    replay, drawn, draw_noise = make_replay(config, SPEC), [], networks.draw_noise
+
+    def spy(params, key, independent):
+        jax.debug.callback(
+            lambda data: drawn.append(tuple(data.tolist())), jax.random.key_data(key)
+        )
+        return draw_noise(params, key, independent)
+
+    monkeypatch.setattr(networks, "draw_noise", spy)
+    agent = agent_lib.make_agent(config, SPEC, replay)
+    state, _ = agent.init(jax.random.key(0))
+    jax.block_until_ready(jax.jit(agent.learn)(state, filled(config, replay, rng), 50))
+    jax.effects_barrier()
+    keys = jax.random.split(jax.random.fold_in(state.key, 50), 4)
+    wanted = [jax.random.key_data(jax.random.split(key, 4)[1:]).tolist() for key in keys]
+    assert sorted(drawn) == sorted(tuple(data) for update in wanted for data in update)
 
 
 def test_gradients_are_clipped_to_the_global_norm():

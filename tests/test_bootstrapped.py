@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY, tiny, uniforms, vector_spec
+from conftest import TINY, tiny, vector_spec
 
-from jdqn import agent, config, exploration, replay, train
+from jdqn import agent, config, exploration, priorities, replay, train
 from jdqn.records import Timestep
 
 
@@ -168,7 +168,7 @@ def test_priors_stand_beside_the_target_too():
     state = state.replace(params=zero, target_params=zero)
     ring = played(memory, np.sin(np.arange(12)))
     key = jax.random.split(jax.random.fold_in(state.key, 12), 1)[0]
-    batch = memory.sample(ring, uniforms(jax.random.split(key, 4)[0], 8), 12)
+    batch = memory.sample(ring, priorities.uniforms(jax.random.split(key, 4)[0], 8), 12)
     now, then = (np.asarray(learner.q_heads(state, x)) for x in (batch.obs, batch.next_obs))
     error = batch.reward[:, None] + batch.discount[:, None] * then.max(axis=-1) - now[:, :, 0]
     assert np.abs(then).max() > 0.1

@@ -15,6 +15,7 @@ from gymnasium import spaces
 from jdqn import agent as agent_lib
 from jdqn.config import ConfigError, load_config
 from jdqn.envs import atari, make_env
+from jdqn.priorities import uniforms
 from jdqn.records import Timestep
 from jdqn.replay import make_replay
 
@@ -503,7 +504,7 @@ def test_stacks_are_envpools_to_the_byte(monkeypatch):
     stacks, (first, last) = np.stack(stacks), np.stack(flags, axis=1)
     drawn_first = 0
     for key in jax.random.split(jax.random.key(2), 50):
-        batch = sample(replay_state, key, num_ticks)
+        batch = sample(replay_state, uniforms(key, config.replay.batch_size), num_ticks)
         row, e = np.asarray(batch.row), np.asarray(batch.env)
         # Last written at the newest tick that is `row` modulo the number of rows.
         tick = row + (num_ticks - 1 - row) // num_rows * num_rows

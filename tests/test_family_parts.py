@@ -664,7 +664,7 @@ def test_ranks_agree_with_a_naive_twin(events, seed):
             state = sort(state, tick)
             twin.refresh()
         if errors is not None:
-            batch = sample(state, conftest.uniforms(jax.random.key(tick), BATCH), tick)
+            batch = sample(state, priorities.uniforms(jax.random.key(tick), BATCH), tick)
             errors = np.resize(np.float32(errors), BATCH)
             state = update(state, batch, errors)
             if twin.leaf:
@@ -695,12 +695,12 @@ def test_draws_right_after_a_refresh_have_the_exact_frequencies(rng):
             return memory.add(state, step, jnp.zeros(num_envs, jnp.int32), tick), None
 
         def replayed(state, key):
-            batch = memory.sample(state, conftest.uniforms(key, 100), 0)
+            batch = memory.sample(state, priorities.uniforms(key, 100), 0)
             return memory.update(state, batch, error[batch.row, batch.env]), None
 
         def count(carry, key):
             counts, _ = carry
-            batch = memory.sample(state, conftest.uniforms(key, 100), ticks)
+            batch = memory.sample(state, priorities.uniforms(key, 100), ticks)
             return (counts.at[batch.row, batch.env].add(1), batch), None
 
         state = memory.init(jax.random.key(0))
@@ -710,7 +710,7 @@ def test_draws_right_after_a_refresh_have_the_exact_frequencies(rng):
         state = memory.refresh(state, ticks - 1)
         state = jax.lax.scan(replayed, state, keys_of(20, 1))[0]
         state = memory.refresh(state, ticks - 1)
-        first = memory.sample(state, conftest.uniforms(keys_of(1)[0], 100), 0)
+        first = memory.sample(state, priorities.uniforms(keys_of(1)[0], 100), 0)
         start = jnp.zeros((num_rows, num_envs), jnp.int32), first
         return state, *jax.lax.scan(count, start, keys_of(size, 2))[0]
 

@@ -35,16 +35,33 @@ def test_both_convolutions_agree_in_value_and_gradient(rng, size, stride, height
     chex.assert_trees_all_close(gradients, want_gradients, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("height", [5, 6])  # 9 rows for the kernel's gradient, which is odd, and 16
-def test_both_convolutions_agree_on_images_of_bytes(rng, height):
-    x = jnp.asarray(rng.integers(0, 256, (1, height, height, 3)), jnp.uint8)
-    kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 5)), jnp.float32)
+@pytest.mark.parametrize(
+    ("batch", "height", "channels", "size", "stride"),
+    # 9 rows of the matmul, which is odd, 16, 12 of packed channels and 1.
+    [(1, 5, 3, 3, 1), (1, 6, 3, 3, 1), (3, 12, 4, 8, 4), (1, 8, 4, 8, 4)],
+)
+def test_both_convolutions_agree_on_images_of_bytes(rng, batch, height, channels, size, stride):
+    x = jnp.asarray(rng.integers(0, 256, (batch, height, height, channels)), jnp.uint8)
+    kernel = jnp.asarray(rng.normal(size=(size, size, channels, 5)), jnp.float32)
 
-    def gradient(form):
-        return jax.jit(jax.grad(lambda kernel: jnp.sum(jnp.sin(form(x, kernel, 1) / 100))))(kernel)
+    def value_and_gradient(form):
+        def f(kernel):
+            y = form(x, kernel, stride) / 100
+            return jnp.sum(jnp.sin(y)), y
 
-    want = gradient(networks.conv_by_library)
-    chex.assert_trees_all_close(gradient(networks.conv_for_cpu), want, rtol=1e-3, atol=1e-3)
+        (_, y), gradient = jax.jit(jax.value_and_grad(f, has_aux=True))(kernel)
+        return y, gradient
+
+    got, want = map(value_and_gradient, (networks.conv_for_cpu, networks.conv_by_library))
+    chex.assert_trees_all_close(got, want, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="this form is for a CPU")
+def test_patches_of_bytes_are_built_once():
+    x, kernel = jnp.zeros((32, 10, 10, 4), jnp.uint8), jnp.zeros((3, 3, 4, 16))
+    gradient = jax.jit(jax.grad(lambda k: jnp.sum(jnp.sin(networks.conv_for_cpu(x, k, 1)))))
+    text = gradient.lower(kernel).compile().as_text()
+    assert "f32[2,1024,36]" in text and "f32[2048,36]" not in text
 
 
 def test_gradient_of_matmul(rng):

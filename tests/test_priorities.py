@@ -46,7 +46,7 @@ def filled(state, leaves):
 
 
 def check_draws(state, twin, key, size=64):
-    row, env, leaf = map(np.asarray, draw(state, conftest.uniforms(key, size)))
+    row, env, leaf = map(np.asarray, draw(state, priorities.uniforms(key, size)))
     if np.any(twin > 0):
         assert np.all(leaf > 0)
         np.testing.assert_array_equal(leaf, twin[row, env])  # an index error: the padding
@@ -106,6 +106,11 @@ def test_rounding_to_either_end_hits_a_positive_leaf(uniform, place):
     assert leaf[0] > 0
 
 
+def test_a_draw_wants_a_number_for_each_level():
+    with pytest.raises(AssertionError, match="shape"):
+        priorities.draw(empty(7, 3, 6), jnp.zeros((5, priorities.LEVELS - 1)))
+
+
 def scattered(num_rows, num_envs, rng):
     """Uneven leaves, 30% zeros, among them block ends and whole blocks."""
     leaves = rng.gamma(0.5, size=num_rows * num_envs).astype(np.float32) + 0.01
@@ -124,7 +129,7 @@ def draw_many(sample, state, key, num_batches):
 
     def body(carry, key):
         counts, low, high = carry
-        batch = sample(state, conftest.uniforms(key, 500), 0)
+        batch = sample(state, priorities.uniforms(key, 500), 0)
         counts = counts.at[batch.row, batch.env].add(1)
         return (
             counts,

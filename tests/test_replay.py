@@ -62,7 +62,7 @@ def setup(num_rows, num_envs, num_stack, n_step, image=False, **overrides):
 
     @jax.jit
     def sample_all(state, key, tick):
-        uniform = conftest.uniforms(key, 1200 // batch_size * batch_size)
+        uniform = priorities.uniforms(key, 1200 // batch_size * batch_size)
         uniform = uniform.reshape(-1, batch_size, priorities.LEVELS)
         batches = jax.vmap(memory.sample, in_axes=(None, 0, None))(state, uniform, tick)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches)
@@ -73,7 +73,9 @@ def setup(num_rows, num_envs, num_stack, n_step, image=False, **overrides):
         memory,
         add=jax.jit(memory.add, donate_argnums=0),
         sample=jax.jit(
-            lambda state, key, tick: memory.sample(state, conftest.uniforms(key, batch_size), tick)
+            lambda state, key, tick: memory.sample(
+                state, priorities.uniforms(key, batch_size), tick
+            )
         ),
         update=jax.jit(memory.update, donate_argnums=0),
         leaves=jax.jit(
@@ -520,7 +522,7 @@ def test_copies_of_the_frames_are_found():
     memory, learner, (agent_state, state), row, key = atari()
 
     def read_first(state, timestep, action, tick, key):
-        batch = memory.sample(state, conftest.uniforms(key, 8), tick)
+        batch = memory.sample(state, priorities.uniforms(key, 8), tick)
         return memory.add(state, timestep, action, tick), batch
 
     def false_branch_writes(state, *row):
@@ -575,9 +577,9 @@ def test_a_buffer_beyond_four_gigabytes(rng):
         timestep = Timestep(frame, np.zeros(2, np.float32), no, no, ~no if i == 0 else no)
         state = add(state, timestep, np.full(2, i % 4), start + i)
 
-    seen = set()
+    seen, sample = set(), jax.jit(memory.sample)
     for seed in range(16):
-        batch = jax.jit(memory.sample)(state, jax.random.key(seed), 0)
+        batch = sample(state, priorities.uniforms(jax.random.key(seed), 8), 0)
         for i, (row, env) in enumerate(zip(batch.row.tolist(), batch.env.tolist(), strict=True)):
             age = (row - start) % num_rows
             stack = frames[np.maximum(np.arange(age - 3, age + 2), 0), env]
@@ -612,9 +614,9 @@ def test_a_million_frames_are_filled_and_sampled():
         frame = np.full((32, 84, 84), tick % 251, np.uint8)
         timestep = Timestep(frame, np.zeros(32, np.float32), no, no, no if tick else ~no)
         state = add(state, timestep, np.zeros(32, int), tick)
-    rows = []
+    rows, sample = [], jax.jit(memory.sample)
     for seed in range(200):
-        batch = jax.jit(memory.sample)(state, jax.random.key(seed), 0)
+        batch = sample(state, priorities.uniforms(jax.random.key(seed), 8), 0)
         tick = np.where(batch.row < 3, batch.row + num_rows, batch.row)
         np.testing.assert_array_equal(batch.obs[:, -1, 0, 0], tick % 251)
         np.testing.assert_array_equal(batch.next_obs[:, -1, 83, 83], (tick + 1) % 251)
