@@ -76,7 +76,7 @@ def conv_by_library(x: chex.Array, kernel: chex.Array, stride: int) -> chex.Arra
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv_for_cpu(x: chex.Array, kernel: chex.Array, stride: int) -> chex.Array:
-    """The same by patches and one matmul; patches are space-to-depth: `stride` must divide `k`."""
+    """The same by patches and a matmul; patches are space-to-depth: `stride` must divide `k`."""
     return _conv_forward(x, kernel, stride)[0]
 
 

@@ -45,7 +45,7 @@ class Replay(NamedTuple):
 
     init: Callable[[chex.PRNGKey], ReplayState]
     add: Callable[[ReplayState, Timestep, chex.Array, chex.Numeric], ReplayState]
-    # Of `priorities.uniforms`, which say how many rows.
+    # Takes `priorities.uniforms`, a row of them for each transition.
     sample: Callable[[ReplayState, chex.Array, chex.Numeric], Batch]
     update: Callable[[ReplayState, Batch, chex.Array], ReplayState]
     refresh: Callable[[ReplayState, chex.Numeric], ReplayState]  # sorts rank-based priorities
