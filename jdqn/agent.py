@@ -123,29 +123,28 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
     optimizer = make_optimizer(config)
     fields, num_heads = config.agent, config.network.heads
     atoms = jnp.linspace(config.network.v_min, config.network.v_max, config.network.atoms)
-    loss_fn = (
-        losses.q_learning(losses.PENALTIES[fields.loss])
-        if atoms.size == 1
-        else losses.categorical(atoms)
-    )
-    num_envs = config.env.num_envs
-    num_updates = updates_per_call(config)
-    independent = network.noisy == "independent"
+    q_learning = losses.q_learning(losses.PENALTIES[fields.loss])
+    loss_fn = q_learning if atoms.size == 1 else losses.categorical(atoms)
+    num_updates, independent = updates_per_call(config), network.noisy == "independent"
 
     def init(key: chex.PRNGKey) -> tuple[AgentState, ActorState]:
         params_key, learn_key, act_key, prior_key = jax.random.split(key, 4)
         obs = jnp.zeros((1, spec.frame_stack, *spec.frame_shape), spec.frame_dtype)
         params = network.init(params_key, obs)
-        has_prior = config.network.prior_scale > 0
+        prior = None
+        if config.network.prior_scale > 0:
+            prior = prior_network.init(prior_key, obs)
+            # Without biases: what is the same in every state tells none from another.
+            prior = jax.tree.map_with_path(lambda path, x: x * (path[-1].key != "bias"), prior)
         state = AgentState(
             params=params,
             # A copy: two donated leaves may not share a buffer.
             target_params=jax.tree.map(jnp.copy, params),
-            prior_params=prior_network.init(prior_key, obs) if has_prior else None,
+            prior_params=prior,
             opt_state=optimizer.init(params),
             key=learn_key,
         )
-        return state, init_actor(act_key, num_envs)
+        return state, init_actor(act_key, config.env.num_envs)
 
     def init_actor(key: chex.PRNGKey, num_envs: int) -> ActorState:
         return ActorState(

@@ -159,6 +159,20 @@ def test_priors_move_the_values_and_are_never_trained():
     assert len(moments) == 2 * len(before)
 
 
+def test_priors_tell_states_apart():
+    """With biases, 98% of a prior over the one-hot cells of a large DeepSea is one constant."""
+    fields = {"torso": "none", "hidden": [50, 50], "heads": 3, "prior_scale": 1.0}
+    cfg = tiny(env__frame_stack=1, **{f"network__{name}": x for name, x in fields.items()})
+    spec = vector_spec(width=900, frame_stack=1)
+    learner = agent.make_agent(cfg, spec, replay.make_replay(cfg, spec))
+    state, _ = learner.init(jax.random.key(0))
+    state = state.replace(params=jax.tree.map(jnp.zeros_like, state.params))
+    prior = np.asarray(learner.q_heads(state, jnp.eye(900)[:, None]))
+    same = prior.mean(axis=0)
+    assert (prior - same).std() > 0.5 * np.sqrt((same**2).mean())
+    assert jnp.abs(learner.q_heads(state, jnp.zeros((1, 1, 900)))).max() == 0.0
+
+
 def test_priors_stand_beside_the_target_too():
     """Networks that answer 0: what is left of the error is between the priors."""
     cfg, learner = parts(network__heads=3, network__prior_scale=2.0, agent__loss="squared")
