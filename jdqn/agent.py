@@ -134,7 +134,7 @@ def make_agent(config: Config, spec: EnvSpec, replay: Replay) -> Agent:
         prior = None
         if config.network.prior_scale > 0:
             prior = prior_network.init(prior_key, obs)
-            # Without biases: what is the same in every state tells none from another.
+            # Biases at 0: they add a constant that drowns what tells one-hot states apart.
             prior = jax.tree.map_with_path(lambda path, x: x * (path[-1].key != "bias"), prior)
         state = AgentState(
             params=params,
