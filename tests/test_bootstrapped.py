@@ -173,7 +173,7 @@ def test_priors_tell_states_apart():
 
 
 @pytest.mark.parametrize(("torso", "shape"), [("mlp", (3,)), ("minatar", (10, 10, 4))])
-def test_priors_of_every_torso_have_biases_of_zero(torso, shape):
+def test_priors_start_with_biases_of_zero(torso, shape):
     cfg = tiny(network__torso=torso, network__heads=2, network__prior_scale=1.0)
     spec = vector_spec()._replace(frame_shape=shape, frame_dtype=np.dtype(np.uint8))
     learner = agent.make_agent(cfg, spec, replay.make_replay(cfg, spec))
