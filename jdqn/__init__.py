@@ -1,12 +1,26 @@
 """jdqn: the deep-Q-network family in JAX.
 
-Train from Python with ``from jdqn.train import train``; the pieces are re-exported here.
+Train from Python with ``from jdqn.train import train``. What is exported here is imported when it
+is first used, so that ``import jdqn`` is quick.
 """
 
-from jdqn.agent import make_agent
-from jdqn.config import load_config
-from jdqn.envs import make_env
-from jdqn.replay import make_replay
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["load_config", "make_agent", "make_env", "make_replay"]
+if TYPE_CHECKING:
+    from jdqn.config import load_config
+    from jdqn.envs import make_env
+
+__all__ = ["load_config", "make_env"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load_config":
+        from jdqn.config import load_config
+
+        return load_config
+    if name == "make_env":
+        from jdqn.envs import make_env
+
+        return make_env
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

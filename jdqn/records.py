@@ -1,10 +1,10 @@
 """What crosses module borders; no logic.
 
 Letters used everywhere: `B` batch, `E` environments, `T` ring rows, `K` heads, `A` actions,
-`Z` atoms, `S` stacked frames, `N` n-step length, `H W` frame size.
+`Z` atoms or quantiles, `S` stacked frames, `N` n-step length, `H W` frame size, `D` devices.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import numpy as np
@@ -45,7 +45,9 @@ class Batch(NamedTuple):
 
 
 class QOutput(NamedTuple):
-    """What a Q-network says of an observation."""
+    """What a Q-network says of observations."""
 
-    q: chex.Array  # [..., K, A] f32: expected values where there is a distribution
-    logits: chex.Array | None = None  # [..., K, A, Z] f32, of the distribution over atoms
+    q: chex.Array  # [B, K, A] f32: expected values where there is a distribution
+    # [B, K, A, Z] f32: what the value head read Q from (logits, quantiles); None: Q itself.
+    raw: chex.Array | None = None
+    samples: Any = None  # what the value head drew for it, leaves [B, ...]; None: nothing

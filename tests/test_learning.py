@@ -4,7 +4,8 @@ import csv
 
 import pytest
 
-from jdqn import config, train
+from jdqn import config as config_lib
+from jdqn import train
 
 SETTINGS = {
     "train.num_seeds": 5,
@@ -15,12 +16,12 @@ SETTINGS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("agent", config.names("agents"))
+@pytest.mark.parametrize("agent", config_lib.names("agents"))
 def test_every_agent_solves_cartpole_in_most_seeds(tmp_path, agent):
     """50,000 steps; solved: an evaluation of 20 full games with a mean of at least 475."""
     settings = SETTINGS | ({"network.heads": 3} if agent.startswith("bootstrapped") else {})
-    cfg = config.load_config(env="gymnax/CartPole-v1", agent=agent, overrides=settings)
-    train.train(cfg, run_dir=tmp_path / "run")
+    config = config_lib.load_config(env="gymnax/CartPole-v1", agent=agent, overrides=settings)
+    train.train(config, run_dir=tmp_path / "run")
     best: dict[str, float] = {}
     with (tmp_path / "run" / "evaluations.csv").open() as file:
         for row in csv.DictReader(file):

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from jdqn.config import Env
+from jdqn.config.schema import Env
 from jdqn.envs import usable_cores
 from jdqn.records import EnvSpec, Timestep
 
@@ -45,7 +45,8 @@ class AtariEnv:
     """Adapter over envpool, which resets on the next step and returns fresh arrays."""
 
     def __init__(self, envs: Any, life_loss_terminates: bool, frame_stack: int):
-        self._envs, self._life_loss_terminates = envs, life_loss_terminates
+        self._envs = envs
+        self._life_loss_terminates = life_loss_terminates
         _, height, width = envs.observation_space.shape
         self.spec = EnvSpec(
             (height, width), np.dtype(np.uint8), frame_stack, int(envs.action_space.n), 1.0 / 255.0
@@ -58,7 +59,8 @@ class AtariEnv:
         """Starts every environment, each with its own number of no-ops."""
         observation, info = self._envs.reset()
         no = np.zeros(len(self._lives), bool)
-        self._lives, self._ended = info["lives"], no
+        self._lives = info["lives"]
+        self._ended = no
         return Timestep(observation[:, 0], no.astype(np.float32), no, no, ~no)
 
     def send(self, action: np.ndarray) -> None:
@@ -72,7 +74,8 @@ class AtariEnv:
         envpool as a truncation alone; `info["terminated"]` is the emulator's own word for it.
         """
         observation, _, terminated, truncated, info = self._envs.recv()
-        first, lives = self._ended, info["lives"]
+        first = self._ended
+        lives = info["lives"]
         over = terminated | info["terminated"].astype(bool)
         self._ended = over | truncated
         lost_life = (lives < self._lives) & ~first

@@ -44,33 +44,22 @@ class GymEnv:
     """
 
     def __init__(self, envs: gymnasium.vector.VectorEnv, name: str, seed: int, frame_stack: int):
-        action_space, space = envs.single_action_space, envs.single_observation_space
+        action_space = envs.single_action_space
         if not isinstance(action_space, spaces.Discrete):
             raise ConfigError(
                 f'env.name = "{name}": its action space is {action_space}; a Q-network needs '
                 "Discrete actions"
             )
-        self._classes = 0
-        shape: tuple[int, ...]
-        dtype: np.dtype
+        space = envs.single_observation_space
+        self.spec = _spec(space, name, frame_stack, int(action_space.n))
+        self._envs = envs
+        self._seed = seed
+        self._one_hot: np.ndarray | None = None
         if isinstance(space, spaces.Discrete):
-            self._classes, self._offset = int(space.n), int(space.start)
-            self._one_hot = np.eye(self._classes, dtype=np.uint8)
-            shape, dtype, scale = (self._classes,), np.dtype(np.uint8), 1.0
-        elif (
-            isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
-        ):
-            shape, dtype, scale = space.shape, np.dtype(np.uint8), 1.0 / 255.0
-        elif isinstance(space, spaces.Box) and len(space.shape) == 1:
-            shape, dtype, scale = space.shape, np.dtype(np.float32), 1.0
-        else:
-            raise ConfigError(
-                f'env.name = "{name}": its observation space is {space}; expected a Box vector, '
-                "a uint8 image or Discrete"
-            )
-        self.spec = EnvSpec(shape, dtype, frame_stack, int(action_space.n), scale)
-        self._envs, self._seed = envs, seed
-        self._start, self._action_dtype = int(action_space.start), action_space.dtype
+            self._one_hot = np.eye(int(space.n), dtype=np.uint8)
+            self._first_class = int(space.start)
+        self._start = int(action_space.start)
+        self._action_dtype = action_space.dtype
         self._ended = np.zeros(envs.num_envs, bool)
         self._action = np.zeros(envs.num_envs, self._action_dtype)
 
@@ -88,7 +77,8 @@ class GymEnv:
     def recv(self) -> Timestep:
         """Makes the step."""
         observation, reward, terminated, truncated, _ = self._envs.step(self._action)
-        first, self._ended = self._ended, terminated | truncated
+        first = self._ended
+        self._ended = terminated | truncated
         return Timestep(
             self._frame(observation),
             reward.astype(np.float32),
@@ -103,6 +93,21 @@ class GymEnv:
 
     def _frame(self, observation: np.ndarray) -> np.ndarray:
         """Fresh array `[E, *frame_shape]`."""
-        if self._classes:
-            return self._one_hot[observation - self._offset]
+        if self._one_hot is not None:
+            return self._one_hot[observation - self._first_class]
         return np.array(observation, self.spec.frame_dtype)
+
+
+def _spec(space: gymnasium.Space, name: str, frame_stack: int, num_actions: int) -> EnvSpec:
+    """What observations of a space become."""
+    if isinstance(space, spaces.Discrete):
+        return EnvSpec((int(space.n),), np.dtype(np.uint8), frame_stack, num_actions, 1.0)
+    if isinstance(space, spaces.Box):
+        if space.dtype == np.uint8 and len(space.shape) in (2, 3):
+            return EnvSpec(space.shape, np.dtype(np.uint8), frame_stack, num_actions, 1.0 / 255.0)
+        if len(space.shape) == 1:
+            return EnvSpec(space.shape, np.dtype(np.float32), frame_stack, num_actions, 1.0)
+    raise ConfigError(
+        f'env.name = "{name}": its observation space is {space}; expected a Box vector, '
+        "a uint8 image or Discrete"
+    )

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdqn.config import ConfigError, Env, suggest
+from jdqn.config import ConfigError, suggest
+from jdqn.config.schema import Env
 from jdqn.envs import chain
 from jdqn.records import EnvSpec, Timestep
 
@@ -44,7 +45,18 @@ def env_key(seed: chex.Numeric) -> chex.PRNGKey:
 
 def is_native(name: str) -> bool:
     """Whether a name has the prefix of a JAX-native family."""
-    return "/" in name and name.partition("/")[0] in {*FAMILIES, "jdqn"}
+    return name.partition("/")[0] in {*FAMILIES, OWN_FAMILY} and "/" in name
+
+
+class _Inner(NamedTuple):
+    """A gymnax environment, or one with its functions, and what is static about `E` of them."""
+
+    env: Any
+    params: Any
+    spec: EnvSpec
+    num_envs: int
+    # Of a state: resets and steps of gymnax differ in the types of some numbers; a scan wants one.
+    types: Any
 
 
 def make(fields: Env, *, num_envs: int) -> JaxEnv:
@@ -56,63 +68,75 @@ def make(fields: Env, *, num_envs: int) -> JaxEnv:
     Raises:
       ConfigError: gymnax is missing, the name is unknown, the actions are not discrete.
     """
-    inner, params, is_binary = _chain(fields) if fields.name == "jdqn/Chain" else _gymnax(fields)
-    shape = jax.eval_shape(lambda k: inner.reset_env(k, params)[0], jax.random.key(0)).shape
-    frame_shape = tuple(shape) if len(shape) == 3 else (int(np.prod(shape)),)
-    dtype = np.dtype(np.uint8 if is_binary else np.float32)
-    spec = EnvSpec(frame_shape, dtype, fields.frame_stack, int(inner.action_space(params).n), 1.0)
+    env, params, is_binary = OWN.get(fields.name, _gymnax)(fields)
 
-    # Resets and steps of gymnax differ in the types of some numbers; a scan wants one type.
-    types = jax.eval_shape(
-        lambda k: inner.step_env(k, inner.reset_env(k, params)[1], 0, params)[1], jax.random.key(0)
+    def first_step(key: chex.PRNGKey) -> tuple[chex.Array, Any]:
+        observation, state = env.reset_env(key, params)
+        return observation, env.step_env(key, state, 0, params)[1]
+
+    observation, types = jax.eval_shape(first_step, jax.random.key(0))
+    shape = observation.shape
+    spec = EnvSpec(
+        frame_shape=tuple(shape) if len(shape) == 3 else (int(np.prod(shape)),),
+        frame_dtype=np.dtype(np.uint8 if is_binary else np.float32),
+        frame_stack=fields.frame_stack,
+        num_actions=int(env.action_space(params).n),
+        scale=1.0,
     )
+    inner = _Inner(env, params, spec, num_envs, types)
+    return JaxEnv(spec, functools.partial(_init, inner), functools.partial(_step, inner))
 
-    def typed(state: Any) -> Any:
-        return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), state, types)
 
-    def frame(observation: chex.Array) -> chex.Array:
-        return observation.reshape(num_envs, *frame_shape).astype(dtype)
+def _init(inner: _Inner, key: chex.PRNGKey) -> tuple[JaxEnvState, Timestep]:
+    reset_key, step_key = jax.random.split(key)
+    observation, state = _reset(inner, reset_key)
+    no = jnp.zeros((inner.num_envs,), bool)
+    no_reward = jnp.zeros((inner.num_envs,), jnp.float32)
+    timestep = Timestep(_frame(inner, observation), no_reward, no, no, ~no)
+    return JaxEnvState(inner=state, ended=no, key=step_key), timestep
 
-    def reset(key: chex.PRNGKey) -> tuple[chex.Array, Any]:
-        keys = jax.random.split(key, num_envs)
-        observation, state = jax.vmap(inner.reset_env, in_axes=(0, None))(keys, params)
-        return observation, typed(state)
 
-    def init(key: chex.PRNGKey) -> tuple[JaxEnvState, Timestep]:
-        reset_key, step_key = jax.random.split(key)
-        observation, state = reset(reset_key)
-        no = jnp.zeros((num_envs,), bool)
-        timestep = Timestep(frame(observation), jnp.zeros((num_envs,), jnp.float32), no, no, ~no)
-        return JaxEnvState(inner=state, ended=no, key=step_key), timestep
+def _step(
+    inner: _Inner, state: JaxEnvState, action: chex.Array, tick: chex.Numeric
+) -> tuple[JaxEnvState, Timestep]:
+    step_key, reset_key = jax.random.split(jax.random.fold_in(state.key, tick))
+    keys = jax.random.split(step_key, inner.num_envs)
+    stepped = jax.vmap(inner.env.step_env, in_axes=(0, 0, 0, None))
+    observation, after, reward, terminated, _ = stepped(keys, state.inner, action, inner.params)
+    truncated = jax.vmap(inner.env.is_truncated, in_axes=(0, None))(after, inner.params)
+    fresh_observation, fresh = _reset(inner, reset_key)
 
-    def step(
-        state: JaxEnvState, action: chex.Array, tick: chex.Numeric
-    ) -> tuple[JaxEnvState, Timestep]:
-        step_key, reset_key = jax.random.split(jax.random.fold_in(state.key, tick))
-        keys = jax.random.split(step_key, num_envs)
-        stepped = jax.vmap(inner.step_env, in_axes=(0, 0, 0, None))
-        observation, after, reward, terminated, _ = stepped(keys, state.inner, action, params)
-        truncated = jax.vmap(inner.is_truncated, in_axes=(0, None))(after, params)
-        fresh_observation, fresh = reset(reset_key)
+    def select(new: chex.Array, old: chex.Array) -> chex.Array:
+        ended = state.ended.reshape(-1, *[1] * (new.ndim - 1))
+        return jnp.where(ended, new, old)
 
-        def select(new: chex.Array, old: chex.Array) -> chex.Array:
-            ended = state.ended.reshape(-1, *[1] * (new.ndim - 1))
-            return jnp.where(ended, new, old)
+    played = ~state.ended
+    terminated = terminated.astype(bool) & played
+    last = (terminated | truncated) & played
+    timestep = Timestep(
+        frame=_frame(inner, select(fresh_observation, observation)),
+        reward=jnp.where(played, reward, 0.0).astype(jnp.float32),
+        terminated=terminated,
+        last=last,
+        first=state.ended,
+    )
+    inner_state = jax.tree.map(select, fresh, _typed(inner, after))
+    return JaxEnvState(inner=inner_state, ended=last, key=state.key), timestep
 
-        played = ~state.ended
-        terminated = terminated.astype(bool) & played
-        last = (terminated | truncated) & played
-        timestep = Timestep(
-            frame=frame(select(fresh_observation, observation)),
-            reward=jnp.where(played, reward, 0.0).astype(jnp.float32),
-            terminated=terminated,
-            last=last,
-            first=state.ended,
-        )
-        inner_state = jax.tree.map(select, fresh, typed(after))
-        return JaxEnvState(inner=inner_state, ended=last, key=state.key), timestep
 
-    return JaxEnv(spec, init, step)
+def _reset(inner: _Inner, key: chex.PRNGKey) -> tuple[chex.Array, Any]:
+    keys = jax.random.split(key, inner.num_envs)
+    observation, state = jax.vmap(inner.env.reset_env, in_axes=(0, None))(keys, inner.params)
+    return observation, _typed(inner, state)
+
+
+def _typed(inner: _Inner, state: Any) -> Any:
+    return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), state, inner.types)
+
+
+def _frame(inner: _Inner, observation: chex.Array) -> chex.Array:
+    shape = (inner.num_envs, *inner.spec.frame_shape)
+    return observation.reshape(shape).astype(inner.spec.frame_dtype)
 
 
 def _chain(fields: Env) -> tuple[Any, Any, bool]:
@@ -139,7 +163,7 @@ def _gymnax(fields: Env) -> tuple[Any, Any, bool]:
     family, _, game = fields.name.partition("/")
     full_name = game + FAMILIES.get(family, "")
     if known.get(fields.name) != full_name:
-        near = suggest(fields.name, [*known, "jdqn/Chain"])
+        near = suggest(fields.name, [*known, *OWN])
         raise ConfigError(f'unknown environment "{fields.name}"{near}')
     arguments = {"size": fields.size} if full_name == "DeepSea-bsuite" else {}
     inner, params = gymnax.make(full_name, **arguments)
@@ -151,6 +175,11 @@ def _gymnax(fields: Env) -> tuple[Any, Any, bool]:
             "discrete actions"
         )
     return inner, params, full_name.endswith(BINARY)
+
+
+# Environments of this package, by name; each gets `env`'s fields and returns the same three.
+OWN_FAMILY = "jdqn"
+OWN = {f"{OWN_FAMILY}/Chain": _chain}
 
 
 @functools.lru_cache
@@ -166,7 +195,8 @@ class HostEnv:
     def __init__(self, fields: Env, *, num_envs: int, seed: int):
         self._env = _compiled(fields, num_envs)
         self.spec = self._env.spec
-        self._key, self._tick = env_key(seed), 0
+        self._key = env_key(seed)
+        self._tick = 0
 
     def reset(self) -> Timestep:
         """Starts every environment."""

@@ -1,0 +1,28 @@
+"""Frozen, validated configuration; nothing here imports jax, so that `--help` is quick."""
+
+from jdqn.config.layers import (
+    config_dir,
+    default_preset,
+    load_config,
+    names,
+    to_toml,
+    with_overrides,
+)
+from jdqn.config.options import Parser, add_options, from_options, parse_value
+from jdqn.config.schema import Config, ConfigError, suggest
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Parser",
+    "add_options",
+    "config_dir",
+    "default_preset",
+    "from_options",
+    "load_config",
+    "names",
+    "parse_value",
+    "suggest",
+    "to_toml",
+    "with_overrides",
+]

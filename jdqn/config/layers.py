@@ -1,0 +1,166 @@
+"""TOML layers, later wins: `agents/dqn.toml` < the agent < the preset < a file < overrides.
+
+`--agent` says what the algorithm is, a preset says what the environment needs. Defaults live in
+`configs/agents/dqn.toml` and nowhere else.
+"""
+
+import pathlib
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import pydantic
+import tomli_w
+
+from jdqn.config.schema import Config, ConfigError, suggest
+
+Kind = Literal["agents", "presets"]
+Layer = dict[str, dict[str, Any]]
+
+
+def config_dir() -> pathlib.Path:
+    """The folder with `agents` and `presets`: inside the installed package or the checkout."""
+    package = pathlib.Path(__file__).parents[1]
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def names(kind: Kind) -> list[str]:
+    """The agents or presets that ship with jdqn."""
+    return sorted(path.stem for path in (config_dir() / kind).glob("*.toml"))
+
+
+def default_preset(env_name: str) -> str | None:
+    """The preset an environment asks for; none for Atari."""
+    family, slash, _ = env_name.partition("/")
+    presets = {"minatar": "minatar", "bsuite": "deep_sea", "jdqn": "chain"}
+    if slash and family in presets:
+        return presets[family]
+    return "classic" if re.search(r"-v\d+$", env_name) else None
+
+
+def load_config(
+    *,
+    env: str | None = None,
+    agent: str | None = None,
+    preset: str | None = None,
+    file: str | pathlib.Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Config:
+    """Builds a configuration from its layers.
+
+    Args:
+      env: environment name; default: that of `file`, else Breakout.
+      agent: name of a file under configs/agents; default: that of `file`, else dqn.
+      preset: name of a file under configs/presets; default: what the environment asks for.
+      file: a TOML file laid over the preset, for instance a run's `config.toml`.
+      overrides: values by dotted name (`{"replay.batch_size": 64}`), laid over all else.
+
+    Returns:
+      The frozen configuration.
+
+    Raises:
+      ConfigError: unknown names, wrong types, values out of range, impossible combinations.
+    """
+    overrides = dict(overrides or {})
+    user = _read_user_file(file)
+    env = _name_of("env", env, user, overrides, default="Breakout")
+    agent = _name_of("agent", agent, user, overrides, default="dqn")
+    preset = default_preset(env) if preset is None else preset
+    layers = [read_named("agents", "dqn"), read_named("agents", agent)]
+    if preset is not None:
+        layers.append(read_named("presets", preset))
+    layers += [user, {"env": {"name": env}, "agent": {"name": agent}}]
+    merged: Layer = {}
+    for layer in layers:
+        for section, fields in layer.items():
+            merged.setdefault(section, {}).update(fields)
+    for dotted, value in overrides.items():
+        section, _, field = dotted.partition(".")
+        merged.setdefault(section, {})[field] = value
+    return _validate(merged)
+
+
+def _read_user_file(file: str | pathlib.Path | None) -> Layer:
+    """The layer of a user's file, without what a run records beside its configuration."""
+    layer = _read(pathlib.Path(file)) if file is not None else {}
+    layer.pop("versions", None)
+    for section, fields in layer.items():
+        if not isinstance(fields, dict):
+            raise ConfigError(f"{section} = {fields!r}: expected a section [{section}]")
+    return layer
+
+
+def _name_of(
+    section: str, given: str | None, user: Layer, overrides: dict[str, Any], *, default: str
+) -> str:
+    """A name given as an argument or as an override (taken out of them), else in the file."""
+    override = overrides.pop(f"{section}.name", given)
+    if given is not None and override != given:
+        raise ConfigError(f"--{section} {given} and --{section}.name {override} differ")
+    chosen = user.get(section, {}).get("name", default) if override is None else override
+    return str(chosen)
+
+
+def with_overrides(config: Config, **overrides: Any) -> Config:
+    """A copy with fields changed and everything checked again; `section__field=value`."""
+    merged = {name: section.model_dump() for name, section in config.sections.items()}
+    for dotted, value in overrides.items():
+        section, _, field = dotted.partition("__")
+        merged[section][field] = value
+    return _validate(merged)
+
+
+def to_toml(config: Config, **extra: Mapping[str, Any]) -> str:
+    """The resolved configuration as TOML, with further sections appended."""
+    layer = {
+        name: {k: "none" if v is None else v for k, v in section.model_dump().items()}
+        for name, section in config.sections.items()
+    }
+    return tomli_w.dumps({**layer, **extra})
+
+
+def _read(path: pathlib.Path) -> Layer:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+
+
+def read_named(kind: Kind, name: str) -> Layer:
+    """The layer of an agent or preset that ships with jdqn."""
+    if name not in names(kind):
+        known = names(kind)
+        raise ConfigError(
+            f'unknown {kind[:-1]} "{name}"{suggest(name, known)} (known: {", ".join(known)})'
+        )
+    return _read(config_dir() / kind / f"{name}.toml")
+
+
+def _validate(merged: Layer) -> Config:
+    try:
+        return Config.model_validate(merged)
+    except pydantic.ValidationError as error:
+        raise ConfigError(_sentence(error.errors()[0])) from None
+
+
+def _sentence(error: Any) -> str:
+    """One pydantic error as one sentence naming field, value and what is accepted."""
+    location = [str(part) for part in error["loc"]]
+    dotted = ".".join(location)
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    if error["type"] == "extra_forbidden":
+        if len(location) == 1:
+            known = list(Config.model_fields)
+            return f'unknown section "{dotted}"{suggest(dotted, known)}'
+        section = Config.model_fields[location[0]].annotation
+        known = [f"{location[0]}.{field}" for field in getattr(section, "model_fields", {})]
+        return f'unknown field "{dotted}"{suggest(dotted, known)}'
+    if error["type"] == "tuple_type":
+        return f"{dotted} = {error['input']!r}: must be a list such as 128,128"
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return f"{dotted} = {error['input']!r}: {message.replace('input should be', 'must be')}"

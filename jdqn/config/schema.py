@@ -1,0 +1,290 @@
+"""The fields of a configuration: names, units, limits, and what may stand beside what."""
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+from pydantic import Field
+
+# TOML has no null.
+_none = pydantic.BeforeValidator(lambda value: None if value == "none" else value)
+Positive = Annotated[int, Field(gt=0)]
+Width = Annotated[int, Field(gt=0, le=65_536)]
+# Steps are counted in int32 on the device.
+PositiveSteps = Annotated[int, Field(gt=0, le=2_000_000_000)]
+Steps = Annotated[int, Field(ge=0, le=2_000_000_000)]
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Widths = Annotated[
+    tuple[Width, ...],
+    Field(strict=False),
+    pydantic.BeforeValidator(lambda value: [value] if type(value) is int else value),
+]
+Probability = Annotated[float, Field(ge=0, le=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class ConfigError(ValueError):
+    """A mistake of the user's, in one sentence: the field, the value, what is accepted."""
+
+
+class Section(pydantic.BaseModel):
+    """A section of the configuration: its fields have no defaults here."""
+
+    model_config = pydantic.ConfigDict(
+        strict=True, frozen=True, extra="forbid", allow_inf_nan=False
+    )
+
+
+def _doc(text: str) -> Any:
+    """A field without a default, and its help."""
+    return Field(description=text)
+
+
+class Env(Section):
+    """The environment."""
+
+    name: str = _doc(
+        "an Atari game (Breakout), a Gymnasium id (CartPole-v1) or JAX-native (minatar/Breakout)"
+    )
+    num_envs: Width = _doc("environments stepped together")
+    num_threads: Count = _doc(
+        "emulator threads; 0: as many as usable cores, at most one per environment"
+    )
+    size: Width = _doc("side of bsuite/DeepSea, length of jdqn/Chain")
+    stochastic: bool = _doc("bsuite/DeepSea: actions fail and rewards are noisy")
+    frame_skip: Annotated[int, Field(gt=0, le=1_000)] = _doc(
+        "Atari: frames per agent step, the last two maximised"
+    )
+    frame_stack: Annotated[int, Field(gt=0, le=255)] = _doc("S, frames the agent sees at once")
+    sticky_probability: Probability = _doc(
+        "Atari: probability that the emulator repeats the previous action (Machado et al.: 0.25)"
+    )
+    full_action_space: bool = _doc("Atari: all 18 actions instead of the game's own")
+    noop_max: Annotated[int, Field(ge=1, le=1_000_000)] = _doc(
+        "Atari: an episode starts after 1 to this many no-ops"
+    )
+    fire_on_reset: bool = _doc(
+        "Atari: press FIRE at the start of an episode, where the game has it"
+    )
+    life_loss_terminates: bool = _doc(
+        "Atari: a lost life ends the bootstrap; the episode and its score go on"
+    )
+    max_episode_steps: PositiveSteps = _doc("Atari: agent steps after which a game is truncated")
+
+
+class Network(Section):
+    """The Q-network."""
+
+    torso: Literal["auto", "nature", "minatar", "mlp", "none"] = _doc(
+        "what the heads share; auto: by observation; none: the heads share nothing"
+    )
+    torso_hidden: Widths = _doc("widths of the mlp torso")
+    hidden: Widths = _doc("hidden widths of each head")
+    heads: Annotated[int, Field(gt=0, le=1024)] = _doc("K, bootstrap heads")
+    dueling: Literal["none", "mean", "max", "sum"] = _doc(
+        "how value and advantage streams are put together"
+    )
+    noisy: Literal["none", "factorised", "independent"] = _doc("noise on the weights of the heads")
+    noisy_sigma: Annotated[PositiveFloat | None, _none] = _doc(
+        'σ at the start, factorised times 1/√inputs; "none": 0.5, independent 0.017'
+    )
+    atoms: Annotated[int, Field(gt=0, le=65_536)] = _doc(
+        "Z of the value distribution (C51); 1: Q-values"
+    )
+    v_min: Annotated[float, Field(ge=-1e6, le=1e6)] = _doc("C51: least atom")
+    v_max: Annotated[float, Field(ge=-1e6, le=1e6)] = _doc("C51: largest atom")
+    prior_scale: NonNegative = _doc("weight of the fixed random prior networks; 0: none")
+
+
+class Replay(Section):
+    """The replay."""
+
+    capacity: Annotated[int, Field(gt=0, le=10**15)] = _doc(
+        "transitions over all environments, rounded up to whole rows"
+    )
+    batch_size: Width = _doc("transitions per update")
+    n_step: Annotated[int, Field(gt=0, le=255)] = _doc("N, rewards summed before the bootstrap")
+    prioritization: Literal["proportional", "rank"] = _doc("to |TD error|, or to 1 / its rank")
+    rank_refresh_updates: PositiveSteps = _doc("rank: updates between sorts")
+    priority_exponent: Probability = _doc("α of prioritised replay; 0: uniform")
+    priority_epsilon: PositiveFloat = _doc("added to |TD error| before the exponent")
+    importance_exponent: Probability = _doc("β at the start")
+    importance_exponent_final: Probability = _doc("β at the end")
+    importance_anneal_steps: Steps = _doc(
+        "agent steps from the first β to the final; 0: the whole run"
+    )
+    mask_probability: Annotated[float, Field(gt=0, le=1)] = _doc(
+        "bernoulli: probability that a transition is shown to a head"
+    )
+    mask_distribution: Literal["bernoulli", "poisson"] = _doc(
+        "of the bootstrap masks; poisson: counts of mean 1"
+    )
+
+
+class Optimizer(Section):
+    """The optimiser."""
+
+    name: Literal["adam", "rmsprop"] = _doc("rmsprop is centred, as in Nature DQN")
+    learning_rate: PositiveFloat = _doc("at the start")
+    learning_rate_final: Annotated[PositiveFloat | None, _none] = _doc(
+        'at the end of the run, linearly; "none": constant'
+    )
+    eps: PositiveFloat = _doc("added to the denominator (inside the root for rmsprop)")
+    decay: Annotated[float, Field(ge=0, lt=1)] = _doc("rmsprop: of the running moments")
+    max_gradient_norm: NonNegative = _doc("global norm to which gradients are clipped; 0: off")
+
+
+class Agent(Section):
+    """The algorithm."""
+
+    name: str = _doc("the file under configs/agents")
+    discount: Probability = _doc("γ")
+    double: bool = _doc("the online network selects the action that the target evaluates")
+    loss: Literal["huber", "squared"] = _doc("of the TD error; huber has δ = 1")
+    reward_clip: NonNegative = _doc("rewards are clipped to ± this when drawn; 0: off")
+    target_period_steps: PositiveSteps = _doc(
+        "agent steps between copies of the online parameters to the target"
+    )
+    epsilon_start: Probability = _doc("exploration until learning starts")
+    epsilon_end: Probability = _doc("exploration after the decay")
+    epsilon_decay_steps: Steps = _doc("agent steps of the decay, from the start of learning")
+    epsilon_eval: Probability = _doc("exploration in evaluation")
+    behaviour: Literal["head", "head_per_step", "vote"] = _doc(
+        "who acts in training: a head for each episode, for each step, or all by vote"
+    )
+    eval_policy: Literal["vote", "mean"] = _doc(
+        "who acts in evaluation: all by vote, or their mean"
+    )
+
+
+class Train(Section):
+    """The run."""
+
+    steps: PositiveSteps = _doc("agent steps over all environments (Atari: 4 frames each)")
+    learning_starts_steps: Steps = _doc("agent steps before the first update")
+    update_period_steps: PositiveSteps = _doc("agent steps per update")
+    seed: Annotated[int, Field(ge=0, lt=2**31 - 20_000)] = _doc("of everything random")
+    num_seeds: Annotated[int, Field(gt=0, le=1024)] = _doc(
+        "runs side by side with seeds from `seed` on; JAX-native environments only"
+    )
+    stop_return: Annotated[float | None, _none] = _doc(
+        'stop when the mean return of the last 100 episodes reaches it; "none": never'
+    )
+    log_period_steps: PositiveSteps = _doc("agent steps between log events")
+    eval_period_steps: Steps = _doc("agent steps between evaluations; 0: only at the end")
+    eval_episodes: Count = _doc("full episodes of an evaluation; 0: never evaluate")
+    checkpoint_period_steps: Steps = _doc("agent steps between checkpoints; 0: only at the end")
+    checkpoint_keep: Positive = _doc("checkpoints kept, the newest")
+
+
+class Config(Section):
+    """Everything a run depends on."""
+
+    env: Env
+    network: Network
+    replay: Replay
+    optimizer: Optimizer
+    agent: Agent
+    train: Train
+
+    @pydantic.model_validator(mode="after")
+    def _check_combinations(self) -> Self:
+        for check in (_check_batch, _check_periods, _check_switches, _check_atoms, _check_sizes):
+            check(self)
+        return self
+
+    @property
+    def sections(self) -> dict[str, Section]:
+        """The sections by name, in order."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+
+def _check_batch(config: Config) -> None:
+    replay = config.replay
+    if replay.batch_size > replay.capacity:
+        raise ConfigError(
+            f"replay.batch_size = {replay.batch_size}: must not exceed "
+            f"replay.capacity = {replay.capacity}"
+        )
+
+
+def _check_periods(config: Config) -> None:
+    """A step of all environments owes whole updates, and updates end where targets are copied."""
+    num_envs = config.env.num_envs
+    period = config.train.update_period_steps
+    if num_envs % period and period % num_envs:
+        divisors = [n for n in range(1, math.isqrt(period) + 1) if period % n == 0]
+        multiple = num_envs // period * period
+        fitting = {*divisors, *(period // n for n in divisors), multiple, multiple + period}
+        raise ConfigError(
+            f"env.num_envs = {num_envs}: must be a multiple of "
+            f"train.update_period_steps = {period} or divide it; "
+            f"{_nearest(num_envs, fitting)}"
+        )
+    target = config.agent.target_period_steps
+    if target % period:
+        multiple = target // period * period
+        raise ConfigError(
+            f"agent.target_period_steps = {target}: must be a multiple of "
+            f"train.update_period_steps = {period}; "
+            f"{_nearest(target, {multiple, multiple + period})}"
+        )
+
+
+def _check_switches(config: Config) -> None:
+    replay = config.replay
+    if replay.prioritization == "rank" and not replay.priority_exponent:
+        raise ConfigError(
+            "replay.priority_exponent = 0: must be above 0 with replay.prioritization = rank "
+            "(Schaul et al.: 0.7)"
+        )
+    if replay.mask_distribution == "poisson" and replay.mask_probability < 1:
+        raise ConfigError(
+            f"replay.mask_probability = {replay.mask_probability:g}: must be 1 with "
+            "replay.mask_distribution = poisson, whose counts have mean 1"
+        )
+
+
+def _check_sizes(config: Config) -> None:
+    """The first batch, and the ring, hold at least one n-step transition with its stack."""
+    starts = config.train.learning_starts_steps
+    capacity = config.replay.capacity
+    needed = config.env.num_envs * (config.replay.n_step + config.env.frame_stack)
+    if starts < needed:
+        raise ConfigError(
+            f"train.learning_starts_steps = {starts}: the first batch "
+            f"needs env.num_envs × (n_step + frame_stack) = {needed} steps"
+        )
+    if capacity < needed:
+        raise ConfigError(
+            f"replay.capacity = {capacity}: a ring must hold env.num_envs × "
+            f"(n_step + frame_stack) = {needed} transitions"
+        )
+
+
+def _check_atoms(config: Config) -> None:
+    network = config.network
+    if network.atoms > 1 and network.v_max - network.v_min < 1e-3:
+        raise ConfigError(
+            f"network.v_min = {network.v_min:g}: must lie well below network.v_max = "
+            f"{network.v_max:g}"
+        )
+
+
+def _nearest(value: int, accepted: Iterable[int]) -> str:
+    """The accepted values above 0 next to a value, in words."""
+    positive = [n for n in accepted if n > 0]
+    below = sorted(n for n in positive if n < value)
+    above = sorted(n for n in positive if n > value)
+    near = [str(n) for n in (*below[-1:], *above[:1])]
+    return f"the nearest {'is' if len(near) == 1 else 'are'} {' and '.join(near)}"
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean "X"?`, or nothing where no known name is near."""
+    lower = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
+    return f'; did you mean "{lower[near[0]]}"?' if near else ""

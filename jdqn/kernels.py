@@ -1,0 +1,193 @@
+"""What depends on the backend: each form with its reason, and the choice between them.
+
+Convolutions, dense products, the packing of bytes, the gradient's norm, options of `jit`. The forms
+for a CPU were measured on two AVX-512 cores; elsewhere the library's own forms run.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def on_cpu() -> bool:
+    """Whether programs run on a CPU: asked when they are built."""
+    return jax.default_backend() == "cpu"
+
+
+def convolve(x: chex.Array, kernel: chex.Array, stride: int, *, for_cpu: bool) -> chex.Array:
+    """Unpadded convolution of `[B, H, W, C]`, u8 or f32, with `[k, k, C, O]`.
+
+    On a CPU it is a matmul over patches: XLA runs the library's convolution on one core there, and
+    its gradient inside a scan as a naive loop. Results are the same in both forms.
+    """
+    form = conv_for_cpu if for_cpu else conv_by_library
+    return form(x, kernel, stride)
+
+
+def conv_by_library(x: chex.Array, kernel: chex.Array, stride: int) -> chex.Array:
+    """XLA's convolution of `[B, H, W, C]`, u8 or f32, with `[k, k, C, O]`, unpadded."""
+    return jax.lax.conv_general_dilated(
+        x.astype(jnp.float32),
+        kernel,
+        (stride, stride),
+        "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv_for_cpu(x: chex.Array, kernel: chex.Array, stride: int) -> chex.Array:
+    """The same by patches and a matmul; patches are space-to-depth: `stride` must divide `k`."""
+    return _conv_forward(x, kernel, stride)[0]
+
+
+Residuals = tuple[chex.Array, chex.Array, chex.Array]
+
+
+def _conv_forward(x: chex.Array, kernel: chex.Array, stride: int) -> tuple[chex.Array, Residuals]:
+    patches = conv_patches(x, kernel.shape[0], stride)
+    matrix = kernel_matrix(kernel, stride)
+    shape = patches.shape[:3]
+    of_bytes = not jnp.issubdtype(x.dtype, jnp.floating)
+    # The first layer has many rows for few outputs: XLA would leave its gradient to one core. It is
+    # split in two here already, or XLA would build the patches twice, whole and split.
+    parts = (2 - math.prod(shape) % 2,) if of_bytes else ()
+    patches = patches.reshape(*parts, -1, len(matrix))
+    y = patches @ jnp.broadcast_to(matrix, (*parts, *matrix.shape))
+    return y.reshape(*shape, -1), (x, kernel, patches)
+
+
+def _conv_backward(
+    stride: int, residuals: Residuals, dy: chex.Array
+) -> tuple[chex.Array | None, chex.Array]:
+    x, kernel, patches = residuals
+    rows = dy.reshape(*patches.shape[:-1], -1)
+    matrix, kernel_vjp = jax.vjp(lambda k: kernel_matrix(k, stride), kernel)
+    # As (dYᵀ·X)ᵀ: XLA's CPU backend runs Xᵀ·dY slower, and without the barrier its simplifier
+    # turns the first into the second.
+    product = jax.lax.optimization_barrier(jnp.einsum("...no,...np->...op", rows, patches))
+    if patches.ndim == 3:  # of bytes
+        return None, kernel_vjp(jnp.sum(product, axis=0).T)[0]
+    (d_kernel,) = kernel_vjp(product.T)
+    _, patches_vjp = jax.vjp(lambda x: conv_patches(x, kernel.shape[0], stride), x)
+    (d_x,) = patches_vjp((rows @ matrix.T).reshape(*dy.shape[:3], -1))
+    return d_x, d_kernel
+
+
+conv_for_cpu.defvjp(_conv_forward, _conv_backward)
+
+
+def conv_patches(x: chex.Array, size: int, stride: int) -> chex.Array:
+    """What each output of a convolution sees: `[B, H, W, C]` to `[B, H', W', k·k·C]` f32.
+
+    Built in the dtype of `x` (a quarter of the traffic for u8) and cast once.
+    """
+    batch, height, width, channels = x.shape
+    if size % stride:
+        raise ValueError(f"stride {stride} does not divide the kernel size {size}")
+    reach = size // stride
+    out_h = (height - size) // stride + 1
+    out_w = (width - size) // stride + 1
+    if stride > 1:  # space to depth
+        rows = out_h + reach - 1
+        columns = out_w + reach - 1
+        x = x[:, : rows * stride, : columns * stride]
+        packed = x.dtype == jnp.uint8 and channels == 4
+        if packed:  # four channels move as one word
+            x = jax.lax.bitcast_convert_type(x, jnp.uint32)[..., None]
+        x = x.reshape(batch, rows, stride, columns, stride, -1).transpose(0, 1, 3, 2, 4, 5)
+        if packed:
+            # Without the barrier XLA would transpose once for each slice below.
+            x = jax.lax.bitcast_convert_type(jax.lax.optimization_barrier(x), jnp.uint8)
+        x = x.reshape(batch, rows, columns, -1)
+    elif not jnp.issubdtype(x.dtype, jnp.floating):
+        # Few channels: what lies side by side is joined first, and moves in longer pieces.
+        x = x.astype(jnp.float32)
+        x = jnp.concatenate([x[:, :, j : j + out_w] for j in range(reach)], axis=-1)
+        return jnp.concatenate([x[:, i : i + out_h] for i in range(reach)], axis=-1)
+    slices = [x[:, i : i + out_h, j : j + out_w] for i in range(reach) for j in range(reach)]
+    return jnp.concatenate(slices, axis=-1).astype(jnp.float32)
+
+
+def kernel_matrix(kernel: chex.Array, stride: int) -> chex.Array:
+    """A HWIO kernel as the matrix that multiplies `conv_patches`, `[k·k·C, O]`."""
+    size, _, channels, features = kernel.shape
+    reach = size // stride
+    blocks = kernel.reshape(reach, stride, reach, stride, channels, features)
+    return blocks.transpose(0, 2, 1, 3, 4, 5).reshape(-1, features)
+
+
+def dense(x: chex.Array, kernel: chex.Array) -> chex.Array:
+    """`[B, in]` or `[B, K, in]` times `[K, out, in]`, to `[B, K, out]`."""
+    heads, features, width = kernel.shape
+    if x.ndim == 2:
+        return matmul(x, kernel.reshape(-1, width)).reshape(-1, heads, features)
+    if heads == 1:  # a batched matmul of batch 1 is slower on a CPU
+        return matmul(x[:, 0], kernel[0])[:, None]
+    return jnp.einsum("bki,koi->bko", x, kernel)
+
+
+@jax.custom_vjp
+def matmul(x: chex.Array, kernel: chex.Array) -> chex.Array:
+    """`[B, in]` times `[out, in]`, to `[B, out]`.
+
+    On a CPU as (W·Xᵀ)ᵀ behind a barrier: for X·Wᵀ XLA would first pack the large matrix, at several
+    times the cost of the product for ten heads of Nature's size.
+    """
+    if on_cpu():
+        return jax.lax.optimization_barrier(kernel @ x.T).T
+    return x @ kernel.T
+
+
+def _matmul_forward(x: chex.Array, kernel: chex.Array) -> tuple[chex.Array, tuple]:
+    return matmul(x, kernel), (x, kernel)
+
+
+def _matmul_backward(residuals: tuple, dy: chex.Array) -> tuple[chex.Array, chex.Array]:
+    x, kernel = residuals
+    return dy @ kernel, dy.T @ x
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+def stack_to_channels(obs: chex.Array) -> chex.Array:
+    """`[B, S, H, W]` to `[B, H, W, S]`, `[B, S, H, W, C]` to `[B, H, W, S·C]`."""
+    chex.assert_rank(obs, {4, 5})
+    if obs.ndim == 5:
+        moved = jnp.moveaxis(obs, 1, -2)
+        return moved.reshape(*moved.shape[:3], -1)
+    if obs.dtype != jnp.uint8 or obs.shape[1] != 4:
+        return jnp.moveaxis(obs, 1, -1)
+    # Four frames are shifted into one word, which vectorises where a transposition of bytes does
+    # not; the barrier keeps XLA from doing it again for each use.
+    words = functools.reduce(
+        jnp.bitwise_or, [obs[:, i].astype(jnp.uint32) << (8 * i) for i in range(4)]
+    )
+    return jax.lax.optimization_barrier(jax.lax.bitcast_convert_type(words, jnp.uint8))
+
+
+def norm_if(wanted: chex.Array, gradients: Callable[[], chex.ArrayTree]) -> chex.Array:
+    """The global norm, or 0: a log event wants one in thousands, and it costs 5% of an update."""
+    if not on_cpu():  # a branch would wait for the device
+        return wanted * optax.tree.norm(gradients())
+    return jax.lax.cond(wanted, lambda: optax.tree.norm(gradients()), lambda: jnp.zeros(()))
+
+
+def jit_learning(function: Callable[..., Any], donate_argnums: int | tuple[int, ...]) -> Any:
+    """`jax.jit` of a program with `learn` in it.
+
+    Without this analysis XLA's CPU backend copies all parameters at every update of the scan.
+    """
+    options = {"xla_cpu_copy_insertion_use_region_analysis": True}
+    try:
+        jax.jit(lambda: 0, compiler_options=options)()
+    except jax.errors.JaxRuntimeError:  # an XLA that does not know it
+        options = {}
+    return jax.jit(function, donate_argnums=donate_argnums, compiler_options=options)

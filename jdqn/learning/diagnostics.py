@@ -1,0 +1,64 @@
+"""Figures beside return and loss, over fixed observations; nothing here changes what is learned."""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jdqn import networks
+from jdqn.learning.model import AgentState, Model, ask, online_variables
+from jdqn.records import QOutput
+from jdqn.replay import Replay, ReplayState, priorities
+
+HELD_OUT_STATES = 1_000
+
+
+def output(model: Model, state: AgentState, obs: chex.Array) -> QOutput:
+    """What every head says of observations `[B, S, *frame_shape]`, with mean weights."""
+    variables = online_variables(state)
+    return ask(model, variables, state.prior_params, obs, key=jax.random.key(0))[0]
+
+
+def diagnose(model: Model, state: AgentState, obs: chex.Array) -> dict[str, chex.Array]:
+    """Figures over observations `[B, S, *frame_shape]`, with mean weights."""
+    q = _q_in_parts(model, state, obs)
+    found = {"q_heldout": jnp.mean(jnp.max(q, axis=-1))}
+    for name, ratio in networks.signal_to_noise(state.params).items():
+        found[f"signal_to_noise/{name}"] = ratio
+    if model.network.dueling != "none":
+        # What the aggregation makes of the streams, whose own offsets are arbitrary.
+        by_max = model.network.dueling == "max"
+        value = jnp.max(q, axis=-1) if by_max else jnp.mean(q, axis=-1)
+        found["value"] = jnp.mean(value)
+        found["advantage"] = jnp.mean(jnp.abs(q - value[..., None]))
+    num_heads = q.shape[1]
+    if num_heads > 1:
+        votes = jax.nn.one_hot(jnp.argmax(q, axis=-1), q.shape[-1]).sum(axis=1)
+        found["q_spread"] = jnp.mean(jnp.std(q, axis=1))
+        found["disagreement"] = 1.0 - jnp.mean(jnp.max(votes, axis=-1)) / num_heads
+    return found
+
+
+def _q_in_parts(model: Model, state: AgentState, obs: chex.Array) -> chex.Array:
+    """Q `[B, K, A]`, 50 observations at a time: a thousand stacks at once are 400 MB."""
+    parts = len(obs) // 50 if len(obs) % 50 == 0 else 1
+    several = obs.reshape(parts, -1, *obs.shape[1:])
+    q = jax.lax.map(lambda part: output(model, state, part).q, several)
+    return q.reshape(-1, *q.shape[2:])
+
+
+def held_out(replay: Replay) -> Callable[[ReplayState], chex.Array]:
+    """A function of the replay's state: up to 1,000 observations in it, `[B, S, ...]`.
+
+    The mean of max Q over fixed states is the picture of van Hasselt et al. 2015. The draw has a
+    key of its own and is uniform, whatever the agent draws by.
+    """
+    uniform = priorities.uniforms(jax.random.key(0), min(HELD_OUT_STATES, replay.capacity))
+
+    def draw(state: ReplayState) -> chex.Array:
+        leaves = jnp.sign(state.priorities.leaves)
+        evenly = state.priorities.replace(leaves=leaves, sums=leaves.sum(axis=(1, 2)))
+        return replay.sample(state.replace(priorities=evenly), uniform, 0).obs
+
+    return jax.jit(draw)

@@ -1,0 +1,218 @@
+"""Learning: one update, and the updates that a call owes."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from jdqn import clock, kernels, networks
+from jdqn.config import Config
+from jdqn.learning import losses
+from jdqn.learning.model import AgentState, Model, NetworkState, ask
+from jdqn.learning.values import Calls, Purpose
+from jdqn.records import QOutput
+from jdqn.replay import Replay, ReplayState, priorities
+
+Metrics = dict[str, chex.Array]
+
+
+class Learner(NamedTuple):
+    """What is static about learning."""
+
+    config: Config
+    model: Model
+    optimizer: optax.GradientTransformation
+    replay: Replay
+
+
+class Draws(NamedTuple):
+    """The random numbers of one update."""
+
+    uniform: chex.Array  # [B, priorities.LEVELS] f32
+    keys: chex.PRNGKey  # [3], of the online network, the target and the selector
+    is_last: chex.Array  # [] bool, of its call
+
+
+def learn(
+    learner: Learner, state: AgentState, replay_state: ReplayState, tick: chex.Numeric
+) -> tuple[AgentState, ReplayState, Metrics]:
+    """Makes every update that one call owes in one scan, then copies the target if it is due."""
+    config = learner.config
+    replay_state = _refresh_if_due(learner, replay_state, tick)
+    draws = _draw_all(config, jax.random.fold_in(state.key, tick))
+
+    # The rows stay out of the carry: closed over, so that the scan cannot copy them.
+    def body(carry: tuple, draws: Draws) -> tuple[tuple, Metrics]:
+        params, network_state, opt_state, leaves = carry
+        before = state.replace(params=params, network_state=network_state, opt_state=opt_state)
+        replayed = replay_state.replace(priorities=leaves)
+        after, replayed, metrics = update(learner, before, replayed, draws, tick)
+        carry = (after.params, after.network_state, after.opt_state, replayed.priorities)
+        return carry, metrics
+
+    carry = (state.params, state.network_state, state.opt_state, replay_state.priorities)
+    carry, metrics = jax.lax.scan(body, carry, draws)
+    params, network_state, opt_state, leaves = carry
+    target_params, target_network_state = jax.lax.cond(
+        clock.is_due(config, tick, config.agent.target_period_steps),
+        lambda: (params, network_state),
+        lambda: (state.target_params, state.target_network_state),
+    )
+    state = state.replace(
+        params=params,
+        network_state=network_state,
+        opt_state=opt_state,
+        target_params=target_params,
+        target_network_state=target_network_state,
+    )
+    metrics = {name: jnp.mean(values) for name, values in metrics.items()}
+    metrics["gradient_norm"] *= clock.updates_per_call(config)  # a sum: 0 but for the last update
+    metrics["epsilon"] = clock.epsilon(config, tick)
+    metrics["importance_exponent"] = clock.importance_exponent(config, tick)
+    return state, replay_state.replace(priorities=leaves), metrics
+
+
+def update(
+    learner: Learner,
+    state: AgentState,
+    replay_state: ReplayState,
+    draws: Draws,
+    tick: chex.Numeric,
+) -> tuple[AgentState, ReplayState, Metrics]:
+    """Draws a batch, takes one step of the optimiser, writes the batch's priorities."""
+    batch = learner.replay.sample(replay_state, draws.uniform, tick)
+    noise = draw_noise(learner.model, state.params, draws.keys[0])
+    noisy = networks.perturbed(state.params, noise)
+
+    def loss(noisy: chex.ArrayTree) -> tuple[chex.Array, tuple]:
+        online, network_state = ask(
+            learner.model,
+            {**noisy, **state.network_state},
+            state.prior_params,
+            batch.obs,
+            key=draws.keys[0],
+            purpose="online",
+            mutable=tuple(state.network_state),  # by this pass alone
+        )
+        calls = make_calls(learner, noisy, state, draws.keys, known=(batch.obs, online))
+        each = learner.model.value_head.loss(calls, batch)
+        value, priority = losses.over_batch(each, batch)
+        return value, (priority, online.q, network_state)
+
+    (value, aux), of_noisy = jax.value_and_grad(loss, has_aux=True)(noisy)
+    priority, q, network_state = aux
+
+    def gradients() -> chex.ArrayTree:
+        return jax.vjp(lambda p: networks.perturbed(p, noise), state.params)[1](of_noisy)[0]
+
+    steps, opt_state = learner.optimizer.update(gradients(), state.opt_state, state.params)
+    params = optax.apply_updates(state.params, steps)
+    replay_state = learner.replay.update(replay_state, batch, priority)
+    metrics = {
+        "loss": value,
+        "q_mean": jnp.mean(jnp.max(q, axis=-1)),
+        "priority_mean": jnp.mean(priority),
+        "priority_max": jnp.max(priority),
+        "importance_weight_mean": jnp.mean(batch.weight),
+        "gradient_norm": kernels.norm_if(draws.is_last, gradients),
+    }
+    state = state.replace(params=params, network_state=network_state, opt_state=opt_state)
+    return state, replay_state, metrics
+
+
+def make_calls(
+    learner: Learner,
+    noisy: chex.ArrayTree,
+    state: AgentState,
+    keys: chex.PRNGKey,
+    *,
+    known: tuple[chex.Array, QOutput],
+) -> Calls:
+    """What a loss may ask, each network with noise and samples of its own.
+
+    Args:
+      learner: the networks, and whether Double selects.
+      noisy: parameters of the online network, noise included.
+      state: all else.
+      keys: `[3]`, of the online network, the target and the selector.
+      known: observations and what the online network says of them.
+    """
+    model = learner.model
+
+    def network(
+        params: chex.ArrayTree, network_state: NetworkState, key: chex.PRNGKey, purpose: Purpose
+    ) -> Callable[[chex.Array, int], QOutput]:
+        variables = {**params, **network_state}
+
+        def answer(obs: chex.Array, number: int) -> QOutput:
+            own_key = jax.random.fold_in(key, number)
+            prior = state.prior_params
+            return ask(model, variables, prior, obs, key=own_key, purpose=purpose)[0]
+
+        return answer
+
+    online = once(network(noisy, state.network_state, keys[0], "online"), known)
+    target_params = with_noise(model, state.target_params, keys[1])
+    target = once(network(target_params, state.target_network_state, keys[1], "target"))
+    if not learner.config.agent.double:
+        return Calls(online, target, target)
+    selector_params = with_noise(model, state.params, keys[2])
+    selector = once(network(selector_params, state.network_state, keys[2], "target"))
+    return Calls(online, target, selector)
+
+
+def once(
+    answer: Callable[[chex.Array, int], QOutput], *known: tuple[chex.Array, QOutput]
+) -> Callable[[chex.Array], QOutput]:
+    """Answers once for each array that is asked about; `answer` also gets how many there were."""
+    answered = list(known)
+
+    def call(obs: chex.Array) -> QOutput:
+        for seen, given in answered:
+            if seen is obs:
+                return given
+        answered.append((obs, answer(obs, len(answered))))
+        return answered[-1][1]
+
+    return call
+
+
+def with_noise(model: Model, params: chex.ArrayTree, key: chex.PRNGKey) -> chex.ArrayTree:
+    """Parameters with one draw of noise, which a batch shares."""
+    return networks.perturbed(params, draw_noise(model, params, key))
+
+
+def draw_noise(model: Model, params: chex.ArrayTree, key: chex.PRNGKey) -> networks.noise.Noise:
+    """Noise for every noisy layer of the online network's parameters."""
+    return networks.draw_noise(params, key, model.network.noisy == "independent")
+
+
+def _draw_all(config: Config, key: chex.PRNGKey) -> Draws:
+    """The random numbers of all updates of a call, with a leading axis of them.
+
+    Drawn at once: on a CPU XLA makes random numbers in a loop of many small steps.
+    """
+    num_updates = clock.updates_per_call(config)
+    keys = jax.random.split(key, num_updates)
+    keys = jax.vmap(lambda key: jax.random.split(key, 4))(keys)
+    draw = functools.partial(priorities.uniforms, batch_size=config.replay.batch_size)
+    is_last = jnp.arange(num_updates) == num_updates - 1
+    return Draws(jax.vmap(draw)(keys[:, 0]), keys[:, 1:], is_last)
+
+
+def _refresh_if_due(learner: Learner, replay_state: ReplayState, tick: chex.Numeric) -> ReplayState:
+    """Sorts rank-based priorities at the first call, then once in their period."""
+    config = learner.config
+    period_steps = learner.replay.refresh_period_steps
+    if not period_steps:
+        return replay_state
+    refreshed = jax.lax.cond(
+        clock.is_due(config, tick, period_steps) | ~clock.learned_before(config, tick),
+        lambda: learner.replay.refresh(replay_state, tick).priorities,
+        lambda: replay_state.priorities,
+    )
+    return replay_state.replace(priorities=refreshed)

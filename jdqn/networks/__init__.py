@@ -1,0 +1,19 @@
+"""Flax modules: torsos, layers of K heads, the Q-network, noise on its weights."""
+
+from jdqn.networks.layers import Conv, HeadDense
+from jdqn.networks.noise import draw_noise, factor_noise, perturbed, signal_to_noise
+from jdqn.networks.q_network import QNetwork, centred, make_network
+from jdqn.networks.torsos import TORSOS
+
+__all__ = [
+    "TORSOS",
+    "Conv",
+    "HeadDense",
+    "QNetwork",
+    "centred",
+    "draw_noise",
+    "factor_noise",
+    "make_network",
+    "perturbed",
+    "signal_to_noise",
+]

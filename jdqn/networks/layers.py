@@ -1,0 +1,104 @@
+"""Layers with Torch's initial values: a convolution, and a dense layer of K heads."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jdqn import kernels
+from jdqn.networks import noise
+
+
+def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
+    """U(±1/√fan_in) for kernels and biases alike: Torch's default of 2013, hence Nature DQN's."""
+    return uniform(1.0 / math.sqrt(fan_in))
+
+
+def uniform(bound: float) -> nn.initializers.Initializer:
+    """U(±bound)."""
+
+    def init(key: chex.PRNGKey, shape: Sequence[int], dtype: Any = jnp.float32) -> chex.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Conv(nn.Module):
+    """Unpadded convolution over `[B, H, W, C]` with a HWIO kernel, in either form of `kernels`.
+
+    Parameters are the same in both forms, so checkpoints do not depend on the backend.
+    """
+
+    features: int
+    size: int
+    stride: int
+    for_cpu: bool
+
+    @nn.compact
+    def __call__(self, x: chex.Array, scale: float = 1.0) -> chex.Array:
+        """Convolves `x`, u8 or f32, multiplied by `scale`; returns `[B, H', W', features]` f32."""
+        chex.assert_rank(x, 4)
+        channels = x.shape[-1]
+        init = fan_in_uniform(self.size * self.size * channels)
+        shape = (self.size, self.size, channels, self.features)
+        kernel = self.param("kernel", init, shape) * scale  # smaller than scaling x
+        bias = self.param("bias", init, (self.features,))
+        y = kernels.convolve(x, kernel, self.stride, for_cpu=self.for_cpu)
+        return y + bias[None, None, None, :]
+
+
+class HeadDense(nn.Module):
+    """A dense layer of K heads, kernel `[K, out, in]`, bias `[K, out]`, perhaps noisy.
+
+    Maps features shared by all heads `[B, in]` or each head's own `[B, K, in]` to `[B, K, out]`.
+
+    Noise (Fortunato et al. 2017) comes with a key: `rngs={"noise_per_env": key}` draws for each
+    environment, as for acting, without building weight matrices. Without it the mean weights act;
+    the one draw that a batch shares in learning is made by `noise.perturbed`.
+    """
+
+    features: int
+    heads: int
+    noisy: str = "none"  # none, factorised or independent
+    sigma: float = 0.5
+    inputs_per_env: int = 1  # rows of `x` in a row that share an environment's noise
+
+    @nn.compact
+    def __call__(self, x: chex.Array) -> chex.Array:
+        """Applies the layer."""
+        chex.assert_rank(x, {2, 3})
+        width = x.shape[-1]
+        independent = self.noisy == "independent"
+        init = uniform(math.sqrt(3 / width)) if independent else fan_in_uniform(width)
+        shape = (self.heads, self.features, width)
+        kernel = self.param("kernel", init, shape)
+        bias = self.param("bias", init, shape[:2])
+        if self.noisy == "none":
+            return kernels.dense(x, kernel) + bias[None]
+        sigma = self.sigma if independent else self.sigma / math.sqrt(width)
+        kernel_sigma = self.param("kernel_sigma", nn.initializers.constant(sigma), shape)
+        bias_sigma = self.param("bias_sigma", nn.initializers.constant(sigma), shape[:2])
+        mean = kernels.dense(x, kernel) + bias[None]
+        if not self.has_rng("noise_per_env"):
+            return mean
+        in_key, out_key = jax.random.split(self.make_rng("noise_per_env"))
+        if independent:  # a sum of independent normals is a normal
+            variance = kernels.dense(jnp.square(x), jnp.square(kernel_sigma))
+            variance += jnp.square(bias_sigma)[None]
+            normal = self._for_each(jax.random.normal, out_key, mean.shape)
+            return mean + normal * jnp.sqrt(variance)
+        own = x if x.ndim == 3 else x[:, None]
+        in_noise = self._for_each(noise.factor_noise, in_key, (x.shape[0], self.heads, width))
+        noisy = kernels.dense(own * in_noise, kernel_sigma) + bias_sigma[None]
+        return mean + noisy * self._for_each(noise.factor_noise, out_key, mean.shape)
+
+    def _for_each(self, draw: Any, key: chex.PRNGKey, shape: tuple[int, ...]) -> chex.Array:
+        """Noise `[B, ...]`, drawn once for each environment."""
+        if self.inputs_per_env == 1:
+            return draw(key, shape)
+        drawn = draw(key, (shape[0] // self.inputs_per_env, *shape[1:]))
+        return jnp.repeat(drawn, self.inputs_per_env, axis=0)

@@ -1,0 +1,1 @@
+"""What a run keeps and shows: counters, the directory, checkpoints, evaluations, progress."""

@@ -1,0 +1,178 @@
+"""Full games with given parameters: how a run measures its agent."""
+
+import contextlib
+import itertools
+import pathlib
+from collections.abc import Callable, Generator, Iterable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdqn import envs, learning, replay
+from jdqn.config import Config, ConfigError, load_config, with_overrides
+from jdqn.learning import ActorState, Agent, AgentState
+from jdqn.records import Timestep
+from jdqn.runs import checkpoint, episodes
+from jdqn.runs.episodes import Episode, Evaluation
+
+# Far from the training seeds, and apart from each other: what picks the best evaluation of a run
+# must not also be what scores it.
+TRAINING_SEED_OFFSET = 10_000
+COMMAND_SEED_OFFSET = 20_000
+MAX_PARALLEL_GAMES = 32
+TICKS_PER_CALL = 64
+
+MakeEnv = Callable[..., envs.VectorEnv]
+Evaluator = Callable[[AgentState, int, str], Evaluation]
+Player = Callable[[AgentState, ActorState, int], Generator[Timestep]]
+
+
+def make_evaluator(config: Config, agent: Agent, make_env: MakeEnv = envs.make_env) -> Evaluator:
+    """Builds the function that plays `train.eval_episodes` full games.
+
+    It makes its own environments, and consumes no training key. Every environment plays a fixed
+    number of games: taking the first n to finish would favour short ones.
+
+    Args:
+      config: uses `env`, `train.eval_episodes`, `agent.epsilon_eval`.
+      agent: whose `act_in_evaluation` plays.
+      make_env: how environments are made.
+
+    Returns:
+      A function of the agent's state, the environments' first seed and the policy: `vote`, `mean`
+      or one head such as `head_3`.
+    """
+    num_episodes = config.train.eval_episodes
+    num_envs = min(num_episodes, MAX_PARALLEL_GAMES)
+    if envs.is_native(config.env.name):
+        play = _player_of_native(config, agent, num_envs)
+    else:
+        play = _player_on_host(config, agent, num_envs, make_env)
+
+    def evaluate(state: AgentState, seed: int, policy: str) -> Evaluation:
+        # Apart from the environments' key of the same seed.
+        key = jax.random.fold_in(jax.random.key(seed), np.uint32(2**31 + 1))
+        actor = agent.init_actor(key, num_envs)
+        actor = actor.replace(head=jnp.full_like(actor.head, head_of(policy)))
+        with contextlib.closing(play(state, actor, seed)) as games:
+            return summary(_finished(games, num_envs, num_episodes))
+
+    return evaluate
+
+
+def head_of(policy: str) -> int:
+    """What an actor's `head` is for a policy: `vote`, `mean` or one head such as `head_3`."""
+    if policy == "vote":
+        return learning.ALL_VOTE
+    if policy == "mean":
+        return learning.ALL_MEAN
+    return int(policy.removeprefix("head_"))
+
+
+def _finished(games: Iterable[Timestep], num_envs: int, num_episodes: int) -> list[Episode]:
+    """The first episodes of each environment, their numbers fixed beforehand."""
+    tracked = episodes.start(num_envs)
+    left = np.full(num_envs, num_episodes // num_envs)
+    left[: num_episodes % num_envs] += 1
+    finished: list[Episode] = []
+    for timestep in games:
+        tracked, ended = episodes.track(tracked, timestep)
+        for episode in ended:
+            if left[episode.env]:
+                left[episode.env] -= 1
+                finished.append(episode)
+        if not left.any():
+            break
+    return finished
+
+
+def _player_on_host(config: Config, agent: Agent, num_envs: int, make_env: MakeEnv) -> Player:
+    act = jax.jit(agent.act_in_evaluation, donate_argnums=1)
+
+    def play(state: AgentState, actor: ActorState, seed: int) -> Generator[Timestep]:
+        with contextlib.closing(make_env(config, num_envs=num_envs, seed=seed)) as env:
+            timestep = env.reset()
+            for tick in itertools.count():
+                yield timestep
+                action, actor = act(state, actor, timestep, tick)
+                env.send(np.asarray(action))
+                timestep = env.recv()
+
+    return play
+
+
+def _player_of_native(config: Config, agent: Agent, num_envs: int) -> Player:
+    env = envs.make_native_env(config, num_envs=num_envs)
+
+    @jax.jit
+    def many_ticks(state: AgentState, carry: tuple, first: chex.Numeric) -> tuple:
+        """`TICKS_PER_CALL` ticks in one call, and their timesteps without frames."""
+
+        def body(carry: tuple, tick: chex.Numeric) -> tuple[tuple, Timestep]:
+            actor, env_state, timestep = carry
+            action, actor = agent.act_in_evaluation(state, actor, timestep, tick)
+            env_state, following = env.step(env_state, action, tick)
+            return (actor, env_state, following), timestep._replace(frame=None)
+
+        return jax.lax.scan(body, carry, first + jnp.arange(TICKS_PER_CALL))
+
+    def play(state: AgentState, actor: ActorState, seed: int) -> Generator[Timestep]:
+        carry = (actor, *env.init(envs.env_key(seed)))
+        for first in itertools.count(step=TICKS_PER_CALL):
+            carry, seen = many_ticks(state, carry, first)
+            seen = jax.device_get(seen)
+            for i in range(TICKS_PER_CALL):
+                yield jax.tree.map(lambda x, i=i: x[i], seen)
+
+    return play
+
+
+def summary(finished: list[Episode]) -> Evaluation:
+    """Mean, median and standard error of some episodes."""
+    returns = np.array([episode.episode_return for episode in finished])
+    spread = float(returns.std(ddof=1) / np.sqrt(len(returns))) if len(returns) > 1 else 0.0
+    return Evaluation(
+        episodes=len(returns),
+        return_mean=float(returns.mean()),
+        return_median=float(np.median(returns)),
+        return_std_error=spread,
+        length_mean=float(np.mean([episode.length for episode in finished])),
+    )
+
+
+def policies(config: Config) -> list[str]:
+    """Who may act in evaluation: every head, their mean and their vote, `eval_policy` last."""
+    if config.network.heads == 1:
+        return [config.agent.eval_policy]
+    heads = [f"head_{k}" for k in range(config.network.heads)]
+    return sorted([*heads, "mean", "vote"], key=lambda name: name == config.agent.eval_policy)
+
+
+def load_run(run_dir: pathlib.Path, **overrides: Any) -> tuple[Config, Agent, int, Any]:
+    """Loads a run: its configuration (with overrides), agent, agent steps and agent state.
+
+    The leaves of the state have a leading axis where the run has several seeds.
+    """
+    path = run_dir / "config.toml"
+    if not path.is_file():
+        raise ConfigError(f"{run_dir} is not a run directory: it has no config.toml")
+    config = with_overrides(load_config(file=path), **overrides)
+    env = envs.make_env(config, num_envs=1)
+    spec = env.spec
+    env.close()
+    agent = learning.make_agent(config, spec, replay.make_replay(config, spec))
+    key = jax.random.key(0)
+    num_seeds = config.train.num_seeds
+
+    def init(key: chex.PRNGKey) -> AgentState:
+        return agent.init(key)[0]
+
+    if num_seeds > 1:
+        like = jax.eval_shape(jax.vmap(init), jax.random.split(key, num_seeds))
+    else:
+        like = jax.eval_shape(init, key)
+    steps, state = checkpoint.restore(run_dir, like)
+    return config, agent, steps, state

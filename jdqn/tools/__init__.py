@@ -1,0 +1,1 @@
+"""What the doors call beside training: curves, timings, peers."""

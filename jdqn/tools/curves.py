@@ -1,0 +1,98 @@
+"""Learning curves with 95% bands over seeds, from the `episodes.csv` of runs."""
+
+import csv
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+from jdqn.config import ConfigError
+from jdqn.runs.episodes import RECENT_EPISODES
+
+Paths = Sequence[str | pathlib.Path]
+
+
+def read_curves(run_dirs: Paths, *, points: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """The mean return of the last 100 training episodes, for every seed of some runs.
+
+    Args:
+      run_dirs: run directories, of one seed or several each, or CSV files like their
+        `episodes.csv`.
+      points: P, places along the steps that all seeds have reached.
+
+    Returns:
+      Agent steps `[P]` and returns `[seeds, P]`, NaN before the first episode of a seed has ended.
+
+    Raises:
+      ConfigError: a run without finished episodes.
+    """
+    seeds = [seed for path in run_dirs for seed in _read(pathlib.Path(path))]
+    steps = np.linspace(0, min(seed[-1, 0] for seed in seeds), points + 1)[1:]
+    return steps, np.stack([_recent_mean(seed, steps) for seed in seeds])
+
+
+def _read(path: pathlib.Path) -> list[np.ndarray]:
+    """Steps and returns `[episodes, 2]` of each seed of a run."""
+    path = path / "episodes.csv" if path.is_dir() else path
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [
+                (row["seed"], float(row["steps"]), float(row["return"]))
+                for row in csv.DictReader(file)
+            ]
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (KeyError, TypeError, ValueError):
+        raise ConfigError(f"{path} has no columns steps, seed, return of numbers") from None
+    if not rows:
+        raise ConfigError(f"{path}: no episode has ended")
+    names = dict.fromkeys(row[0] for row in rows)
+    return [np.array([row[1:] for row in rows if row[0] == name]) for name in names]
+
+
+def _recent_mean(episodes: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Mean return `[P]` of the last 100 of `episodes` `[n, 2]` ended by each of `steps` `[P]`."""
+    total = np.concatenate([[0.0], np.cumsum(episodes[:, 1])])
+    end = np.searchsorted(episodes[:, 0], steps, side="right")
+    start = np.maximum(end - RECENT_EPISODES, 0)
+    return np.where(end > 0, (total[end] - total[start]) / np.maximum(end - start, 1), np.nan)
+
+
+def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and half the width of Student's 95% interval over seeds, `[seeds, ...]` to `[...]`.
+
+    The half width is NaN for one seed.
+    """
+    count = values.shape[0]
+    if count == 1:
+        return values[0], np.full(values.shape[1:], np.nan)
+    error = values.std(axis=0, ddof=1) / np.sqrt(count)
+    return values.mean(axis=0), scipy.stats.t.ppf(0.975, count - 1) * error
+
+
+def plot_curves(runs: Mapping[str, Paths], axes: Any = None, *, points: int = 200) -> Any:
+    """Draws a curve with its 95% band for each label.
+
+    Args:
+      runs: run directories (or CSV files) by label; the band is over all their seeds.
+      axes: matplotlib axes; default: new ones.
+      points: places along the steps.
+
+    Returns:
+      The axes.
+    """
+    import matplotlib.pyplot as plt
+
+    axes = plt.subplots(figsize=(7, 4.5), layout="constrained")[1] if axes is None else axes
+    for label, run_dirs in runs.items():
+        steps, returns = read_curves(run_dirs, points=points)
+        mean, half = interval(returns)
+        (line,) = axes.plot(steps, mean, label=f"{label} ({len(returns)} seeds)")
+        axes.fill_between(steps, mean - half, mean + half, color=line.get_color(), alpha=0.2, lw=0)
+    axes.set_xlabel("agent steps")
+    axes.set_ylabel(f"training return, last {RECENT_EPISODES} episodes")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return axes

@@ -1,0 +1,76 @@
+"""The speed of whole training loops, ours and a peer's."""
+
+import contextlib
+import gc
+import io
+import json
+import pathlib
+import tempfile
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from jdqn import loops
+from jdqn.config import Config, with_overrides
+from jdqn.tools import peers
+from jdqn.tools.figures import Row, peak_host_gb
+
+
+def loop_rate(config: Config, *, steps: int) -> Row:
+    """Agent steps per second of each seed while learning, by the log of the training loop itself.
+
+    Args:
+      config: what is trained; learning starts as early as it may.
+      steps: agent steps to measure.
+    """
+    start = max(config.replay.batch_size, 64 * config.env.num_envs)
+    # Not more log events than a run has: each looks at a thousand held-out states.
+    log_period = max(steps // 4, 4 * max(config.env.num_envs, config.train.update_period_steps))
+    short = with_overrides(
+        config,
+        train__learning_starts_steps=start,
+        train__steps=start + 6 * log_period,
+        train__log_period_steps=log_period,
+        train__eval_episodes=0,
+        train__checkpoint_period_steps=0,
+        train__stop_return=None,
+    )
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        run = loops.train(short, run_dir=pathlib.Path(folder) / "run").run_dir
+        log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    # The first log event after the start holds the compilation.
+    rates = [row["steps_per_second"] for row in log if row["steps"] > start + 2 * log_period]
+    seeds = config.train.num_seeds
+    several = f", each of {seeds} seeds" if seeds > 1 else ""
+    period = config.train.update_period_steps
+    note = f"update every {period}{several}, median of {len(rates)} log events"
+    return Row("whole loop", float(np.median(rates)), "steps/s", note)
+
+
+def bench_loop(config: Config, *, steps: int) -> Iterator[Row]:
+    """The speed of the training loop, and the memory that it took."""
+    yield loop_rate(config, steps=steps)
+    yield from peak_memory("loop")
+    gc.collect()  # its replay, before the stages fill one of their own
+
+
+def peak_memory(what: str) -> Iterator[Row]:
+    """The most memory that the process has held so far."""
+    yield Row(f"peak host memory, {what}", peak_host_gb(), "GB")
+    stats = jax.devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        yield Row(f"peak device memory, {what}", stats["peak_bytes_in_use"] / 1e9, "GB")
+
+
+def bench_peer(config: Config, *, steps: int) -> Iterator[Row]:
+    """The loop beside SB3's with one environment and with as many; an update every 1, 4 steps."""
+    for period in (1, 4):
+        rated = with_overrides(config, train__update_period_steps=period)
+        own = loop_rate(rated, steps=steps)
+        yield own
+        for num_envs in dict.fromkeys((1, config.env.num_envs)):
+            peer_config = with_overrides(rated, env__num_envs=num_envs)
+            rate = peers.sb3_steps_per_second(peer_config, steps=4_000)
+            times = f"{num_envs} environments; jdqn is {own.value / rate:.1f} times as fast"
+            yield Row("Stable-Baselines3", rate, "steps/s", times)

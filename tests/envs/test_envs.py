@@ -1,0 +1,73 @@
+"""Making environments by name, and what every adapter keeps to."""
+
+import jax
+import numpy as np
+import pytest
+from envs_helpers import Picture, always, play, refusal, register
+from helpers import tiny
+
+from jdqn.envs import make_env
+
+
+@pytest.mark.parametrize("name", ["picture", "CartPole-v1", "Breakout"])
+def test_every_step_returns_fresh_arrays(monkeypatch, name):
+    env = make_env(tiny(register(monkeypatch, Picture) if name == "picture" else name))
+    kept = [env.reset()]
+    copies = [jax.tree.map(np.copy, kept[0])]
+    for _ in range(20):
+        env.send(np.ones(4, np.int32))
+        kept.append(env.recv())
+        copies.append(jax.tree.map(np.copy, kept[-1]))
+    env.close()
+    jax.tree.map(np.testing.assert_array_equal, kept, copies)
+    assert not np.shares_memory(kept[-1].frame, kept[-2].frame)
+
+
+def test_the_seed_is_the_runs_unless_given():
+    config = tiny("Pong", env__num_envs=2, train__seed=11)
+    by_config, by_argument, other = (
+        play(make_env(config, **arguments), always(2, 10, 2)).frame
+        for arguments in ({}, {"seed": 11}, {"seed": 15})
+    )
+    np.testing.assert_array_equal(by_config, by_argument)
+    assert (by_config != other).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("BreakoutNoFrameskip-v4", "Breakout"),
+        ("BreakoutDeterministic-v4", "Breakout"),
+        ("Breakout-v4", "Breakout"),
+        ("ALE/Breakout-v5", "Breakout"),
+        ("ALE/MontezumaRevenge-v5", "MontezumaRevenge"),
+        ("Breakot", "Breakout"),
+        ("breakout", "Breakout"),
+        ("CartPole", "CartPole-v1"),
+        ("cartpole-v1", "CartPole-v1"),
+    ],
+)
+def test_a_near_miss_is_answered_with_the_name(name, meant):
+    sentence = refusal(env=name)
+    assert f'unknown environment "{name}"' in sentence
+    assert f'"{meant}"' in sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("ALE/Joust-v5", None),
+        ("ALE/Combat-v5", None),
+        ("BreakotNoFrameskip-v4", "Breakout"),
+        ("breakoutDeterministic-v4", "Breakout"),
+    ],
+)
+def test_a_game_that_envpool_does_not_have(name, meant):
+    sentence = refusal(env=name)
+    assert f'"{name}": envpool has no such Atari game' in sentence
+    assert meant is None or sentence.endswith(f'did you mean "{meant}"?')
+
+
+def test_a_name_near_nothing_is_answered_with_examples():
+    sentence = refusal(env="xyzzy")
+    assert all(words in sentence for words in ['"xyzzy"', '"Breakout"', '"CartPole-v1"'])

@@ -1,0 +1,141 @@
+"""The adapter of Gymnasium's environments: episodes, seeds, spaces."""
+
+import gymnasium
+import numpy as np
+import pytest
+from envs_helpers import Picture, play, refusal, register
+from gymnasium import spaces
+from helpers import tiny
+
+from jdqn.envs import make_env
+
+
+class Bare(gymnasium.Env):
+    """Spaces and nothing else."""
+
+    def __init__(self, observation_space, action_space):
+        self.observation_space = observation_space
+        self.action_space = action_space
+
+
+def test_episodes_of_a_gymnasium_environment(monkeypatch):
+    actions = np.array([[0, 1], [2, 2], [1, 1], [2, 0], [0, 0], [1, 2], [2, 1], [0, 0], [1, 1]])
+    steps = play(make_env(tiny(register(monkeypatch, Picture), env__num_envs=2)), actions)
+    seed, episode, step, action = np.moveaxis(steps.frame.reshape(10, 2, 4), -1, 0)
+    np.testing.assert_array_equal(seed, [[0, 1]] * 10)
+    # The step after an end starts the next episode, and its action does nothing.
+    np.testing.assert_array_equal(episode[:, 0], [1, 1, 1, 2, 2, 3, 3, 3, 3, 4])
+    np.testing.assert_array_equal(step[:, 0], [0, 1, 2, 0, 1, 0, 1, 2, 3, 0])
+    np.testing.assert_array_equal(steps.first[:, 0], step[:, 0] == 0)
+    np.testing.assert_array_equal(np.flatnonzero(steps.last[:, 0]), [2, 4, 8])
+    np.testing.assert_array_equal(np.flatnonzero(steps.terminated[:, 0]), [4, 8])
+    # Action a is sent as 5 + a, the first of the space.
+    np.testing.assert_array_equal(action[:, 0], [0, 5, 7, 0, 7, 0, 6, 7, 5, 0])
+    np.testing.assert_array_equal(steps.reward, action)
+    assert steps.reward.dtype == np.float32
+
+
+def test_cartpole_is_gymnasiums_own():
+    actions = np.random.default_rng(0).integers(0, 2, (60, 3))
+    got = play(make_env(tiny(), num_envs=3, seed=7), actions)
+    assert got.frame.dtype == np.float32
+    for i in range(3):
+        env = gymnasium.make("CartPole-v1")
+        frame, _ = env.reset(seed=7 + i)
+        over = False
+        for t in range(60):
+            np.testing.assert_array_equal(got.frame[t, i], frame)
+            assert got.first[t, i] == (t == 0 or got.last[t - 1, i])
+            assert got.last[t, i] == over
+            if over:
+                frame, _ = env.reset()
+                over = False
+            else:
+                frame, _, over, _, _ = env.step(actions[t, i])
+    assert got.last.any(axis=0).all()
+
+
+def test_images_stay_uint8_and_are_scaled_later(monkeypatch):
+    spec = make_env(tiny(register(monkeypatch, Picture))).spec
+    assert spec.frame_shape == (2, 2)
+    assert spec.frame_dtype == np.uint8
+    assert spec.num_actions == 3
+    assert spec.scale == 1 / 255
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int16, np.uint8])
+def test_vectors_of_any_number_become_f32(monkeypatch, dtype):
+    class Vector(Picture):
+        observation_space = spaces.Box(0, 5, (2,), dtype)
+
+        def reset(self, *, seed=None, options=None):
+            return np.array([1, 2], dtype), {}
+
+        def step(self, action):
+            return np.array([3, 4], dtype), 0.0, False, False, {}
+
+    env = make_env(tiny(register(monkeypatch, Vector)), num_envs=1)
+    assert env.spec.frame_shape == (2,)
+    assert env.spec.frame_dtype == np.float32
+    assert env.spec.scale == 1
+    frame = play(env, [[0]]).frame
+    assert frame.dtype == np.float32
+    np.testing.assert_array_equal(frame[:, 0], [[1, 2], [3, 4]])
+
+
+def test_discrete_observations_are_one_hot():
+    actions = np.array([[1], [1], [2], [2]])
+    steps = play(make_env(tiny("FrozenLake-v1"), num_envs=1, seed=3), actions)
+    env = gymnasium.make("FrozenLake-v1")
+    squares = [env.reset(seed=3)[0]] + [env.step(int(action))[0] for action in actions[:, 0]]
+    assert steps.frame.dtype == np.uint8
+    np.testing.assert_array_equal(steps.frame[:, 0], np.eye(16)[squares])
+
+
+def test_discrete_observations_may_start_anywhere(monkeypatch):
+    class Countdown(Picture):
+        observation_space = spaces.Discrete(3, start=-1)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return 1, {}
+
+        def step(self, action):
+            return -1, *super().step(action)[1:]
+
+    steps = play(make_env(tiny(register(monkeypatch, Countdown)), num_envs=1), [[0]])
+    np.testing.assert_array_equal(steps.frame[:, 0], [[0, 0, 1], [1, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    "space", [spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)], ids=str
+)
+def test_only_discrete_actions_are_taken(monkeypatch, space):
+    name = register(monkeypatch, lambda: Bare(spaces.Box(0, 1, (2,)), space))
+    sentence = refusal(env=name)
+    for words in ["env.name", name, str(space), "Discrete actions"]:
+        assert words in sentence
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(0, 1, ()),
+        spaces.Box(0, 1, (2, 2)),
+        spaces.Box(0, 255, (2, 3, 4, 5), np.uint8),
+        spaces.MultiDiscrete([2, 3]),
+        spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3)]),
+        spaces.Dict({"x": spaces.Discrete(2)}),
+        spaces.Text(3),
+    ],
+    ids=str,
+)
+def test_odd_observations_are_refused(monkeypatch, space):
+    name = register(monkeypatch, lambda: Bare(space, spaces.Discrete(2)))
+    sentence = refusal(env=name)
+    for words in ["env.name", name, str(space), "Box vector", "uint8 image", "Discrete"]:
+        assert words in sentence
+
+
+def test_continuous_actions_of_a_real_environment():
+    assert "Discrete actions" in refusal(env="Pendulum-v1")

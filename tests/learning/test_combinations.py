@@ -1,0 +1,277 @@
+"""Switches together: a covering array, and each switch on its own."""
+
+import functools
+import itertools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import TINY, tiny
+from learning_helpers import (
+    SPEC,
+    assert_finite,
+    equal_to_the_bit,
+    fill,
+    quick_jit,
+    random_steps,
+    shapes,
+)
+
+from jdqn import config as config_lib
+from jdqn import learning, replay
+
+TICKS = 24  # 16 ring rows: they wrap
+
+# --- Every pair of values -----------------------------------------------------------------------
+
+# What each value sets, by dotted name.
+SWITCHES = {
+    "double": {value: {"agent.double": value} for value in (False, True)},
+    "dueling": {value: {"network.dueling": value} for value in ("none", "mean", "max", "sum")},
+    "noisy": {
+        value: {"network.noisy": value, "network.noisy_sigma": 0.5}
+        for value in ("none", "factorised", "independent")
+    },
+    "atoms": {value: {"network.atoms": value} for value in (1, 11)},
+    "n_step": {value: {"replay.n_step": value} for value in (1, 3)},
+    "prioritization": {
+        "uniform": {"replay.priority_exponent": 0.0},
+        "proportional": {"replay.priority_exponent": 0.6, "replay.prioritization": "proportional"},
+        "rank": {"replay.priority_exponent": 0.7, "replay.prioritization": "rank"},
+    },
+    "prior_scale": {value: {"network.prior_scale": float(value)} for value in (0, 3)},
+    "heads": {value: {"network.heads": value} for value in (1, 3)},
+    "mask": {
+        "all": {"replay.mask_probability": 1.0},
+        "half": {"replay.mask_probability": 0.5},
+        "poisson": {"replay.mask_distribution": "poisson"},
+    },
+    "behaviour": {value: {"agent.behaviour": value} for value in ("head", "head_per_step", "vote")},
+    "loss": {value: {"agent.loss": value} for value in ("huber", "squared")},
+}
+# fmt: off
+ROWS = [
+    (True, "none", "independent", 1, 1, "proportional", 0, 1, "half", "head", "huber"),
+    (True, "mean", "none", 11, 1, "uniform", 3, 1, "poisson", "head", "squared"),
+    (True, "sum", "factorised", 11, 3, "proportional", 3, 1, "all", "head", "squared"),
+    (False, "mean", "independent", 1, 1, "rank", 0, 3, "all", "head_per_step", "huber"),
+    (False, "none", "none", 11, 3, "rank", 3, 1, "all", "vote", "squared"),
+    (False, "max", "factorised", 11, 1, "rank", 0, 3, "half", "head", "huber"),
+    (True, "max", "independent", 11, 3, "uniform", 3, 1, "all", "vote", "huber"),
+    (False, "max", "none", 1, 3, "proportional", 0, 3, "poisson", "head_per_step", "squared"),
+    (True, "mean", "factorised", 1, 3, "proportional", 3, 1, "half", "vote", "squared"),
+    (False, "sum", "none", 1, 3, "uniform", 0, 1, "half", "head_per_step", "huber"),
+    (True, "sum", "independent", 11, 1, "rank", 0, 3, "poisson", "vote", "squared"),
+    (True, "none", "factorised", 11, 3, "uniform", 3, 3, "poisson", "head_per_step", "huber"),
+]
+# fmt: on
+
+
+def test_the_rows_cover_every_pair_of_values():
+    levels = [list(values) for values in SWITCHES.values()]
+    assert [len(row) for row in ROWS] == [len(SWITCHES)] * len(ROWS)
+    for (i, some), (j, others) in itertools.combinations(enumerate(levels), 2):
+        seen = {(row[i], row[j]) for row in ROWS}
+        assert seen == set(itertools.product(some, others))
+
+
+def small(**overrides):
+    """A configuration whose first learn call is that of the last tick of `start`."""
+    early = {"train__learning_starts_steps": 4 * TICKS, "agent__target_period_steps": 400}
+    return tiny(**{"train__steps": 4000} | early | overrides)
+
+
+class Made(NamedTuple):
+    """An agent with a full ring; `learn` is compiled once."""
+
+    agent: learning.Agent
+    state: learning.AgentState
+    actor: learning.ActorState
+    replay_state: replay.ReplayState
+    learn: Any
+
+
+def make(config):
+    memory = replay.make_replay(config, SPEC)
+    agent = learning.make_agent(config, SPEC, memory)
+
+    @quick_jit
+    def start(steps, actions):
+        return *agent.init(jax.random.key(0)), fill(memory)(steps, actions)
+
+    # Optimised little, programs compute a value again where they use it: the maximum of dueling
+    # advantages once had no gradient but NaN.
+    return Made(agent, *start(*random_steps(4, TICKS)), quick_jit(agent.learn))
+
+
+def after(made, calls, first=TICKS - 1):
+    """Both states and the metrics of every call of `learn`."""
+    state = made.state
+    replay_state = made.replay_state
+    seen = []
+    for call in range(calls):
+        state, replay_state, metrics = made.learn(state, replay_state, first + call)
+        seen.append(metrics)
+    return state, replay_state, seen
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(map(str, row)))
+def test_a_row_of_the_covering_array_learns_and_acts(row):
+    chosen = dict(zip(SWITCHES, row, strict=True))
+    overrides = {}
+    for name, value in chosen.items():
+        overrides |= SWITCHES[name][value]
+    made = make(small(**overrides))
+    state, replay_state, seen = after(made, 3)
+
+    assert made.learn._cache_size() == 1
+    for metrics in seen:
+        assert_finite(metrics)
+        assert metrics["loss"] > 0
+        assert metrics["gradient_norm"] > 0
+    assert_finite((state.params, state.opt_state, replay_state.priorities.leaves))
+    assert shapes((state, replay_state)) == shapes((made.state, made.replay_state))
+    assert not any(equal_to_the_bit(state.params, made.state.params))  # every leaf learns
+    assert all(equal_to_the_bit(state.target_params, made.state.params))  # none was due
+    if chosen["prior_scale"]:
+        assert all(equal_to_the_bit(state.prior_params, made.state.prior_params))
+    else:
+        assert state.prior_params is None
+    leaves, before = (np.asarray(s.priorities.leaves) for s in (replay_state, made.replay_state))
+    np.testing.assert_array_equal(leaves > 0, before > 0)
+    assert (leaves > 0).sum() > 10
+    assert np.array_equal(leaves, before) == (chosen["prioritization"] == "uniform")
+    if chosen["prioritization"] == "rank":  # the first call sorted
+        ranks = replay_state.priorities.ranks
+        assert np.isfinite(np.asarray(ranks.sorted)).sum() == (before > 0).sum()
+        assert made.replay_state.priorities.ranks.added > 0
+        assert ranks.added == 0
+
+    @quick_jit
+    def acts(state, actor, step):
+        seen = made.agent.act(state, actor, step, TICKS)
+        voters = actor.replace(head=jnp.full_like(actor.head, learning.ALL_VOTE))
+        return seen, made.agent.act_in_evaluation(state, voters, step, TICKS)
+
+    step = jax.tree.map(lambda x: x[0], random_steps(4, TICKS)[0])
+    for action, actor in acts(state, made.actor, step):
+        assert action.shape == (4,)
+        assert np.all((np.asarray(action) >= 0) & (np.asarray(action) < SPEC.num_actions))
+        assert shapes(actor) == shapes(made.actor)
+        np.testing.assert_array_equal(actor.stack[:, -1], step.frame)
+        assert np.all(np.asarray(actor.head) < chosen["heads"])
+
+
+# --- One switch at a time -----------------------------------------------------------------------
+
+# Rainbow by its six switches over `dqn`, without its file.
+REST = {"optimizer.max_gradient_norm": 10.0}
+EPSILON = {"start": 0.0, "end": 0.0, "eval": 0.001}
+RAINBOW = {
+    "double": {"agent.double": True},
+    "dueling": {"network.dueling": "mean"},
+    "noisy": {"network.noisy": "factorised"},
+    "categorical": {"network.atoms": 11},  # 51 compile longer
+    "n_step": {"replay.n_step": 3},
+    "prioritised": {"replay.priority_exponent": 0.5},
+}
+OFF = {
+    "double": {"agent.double": False},
+    "dueling": {"network.dueling": "none"},
+    "noisy": {"network.noisy": "none"},
+    "categorical": {"network.atoms": 1},
+    "n_step": {"replay.n_step": 1},
+    "prioritised": {"replay.priority_exponent": 0.0},
+}
+
+
+def load(agent, overrides):
+    base = dict(TINY)
+    early = {"train.steps": 4000, "train.learning_starts_steps": 4 * TICKS}
+    early |= {"network.atoms": 11} if agent == "rainbow" else {}
+    return config_lib.load_config(
+        env="CartPole-v1",
+        agent=agent,
+        overrides=base | early | {"agent.target_period_steps": 400} | overrides,
+    )
+
+
+@functools.cache
+def learnt(agent, overrides):
+    """Parameters after three learn calls."""
+    return jax.device_get(after(make(load(agent, dict(overrides))), 3)[0].params)
+
+
+def learnt_with(agent, *layers):
+    merged = {name: value for layer in layers for name, value in layer.items()}
+    return learnt(agent, tuple(merged.items()))
+
+
+def differ(one, other):
+    if jax.tree.structure(one) != jax.tree.structure(other) or shapes_of(one) != shapes_of(other):
+        return True
+    return not all(equal_to_the_bit(one, other))
+
+
+def shapes_of(tree):
+    return [x.shape for x in jax.tree.leaves(tree)]
+
+
+def test_rainbow_learns_what_its_six_switches_learn():
+    """The agent's name and file mean nothing: only fields do."""
+    rainbow, built_up = learnt_with("rainbow"), learnt_with("dqn", REST, *RAINBOW.values())
+    assert jax.tree.structure(rainbow) == jax.tree.structure(built_up)
+    assert all(equal_to_the_bit(rainbow, built_up))
+    assert differ(rainbow, learnt_with("rainbow", OFF["double"]))
+
+
+@pytest.mark.parametrize("switch", RAINBOW)
+def test_rainbow_less_a_switch_is_dqn_with_the_others(switch):
+    """To the field; equal fields learn the same, by the test above."""
+
+    def fields(agent, *layers):
+        merged = {name: value for layer in layers for name, value in layer.items()}
+        sections = load(agent, merged).sections
+        return {name: section.model_dump() | {"name": ""} for name, section in sections.items()}
+
+    others = [layer for name, layer in RAINBOW.items() if name != switch]
+    acting = {f"agent.epsilon_{name}": value for name, value in EPSILON.items()}
+    assert fields("rainbow", OFF[switch]) == fields("dqn", REST, acting, *others)
+    assert fields("rainbow", OFF[switch]) != fields("rainbow")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"replay.prioritization": "rank"}, "priority_exponent = 0: must be above 0"),
+        (
+            {"replay.mask_distribution": "poisson", "replay.mask_probability": 0.5},
+            "mask_probability = 0.5: must be 1",
+        ),
+        ({"network.atoms": 51, "network.v_min": 10.0}, "v_min = 10: must lie well below"),
+    ],
+)
+def test_combinations_that_mean_nothing_are_refused(overrides, words):
+    with pytest.raises(config_lib.ConfigError, match=words):
+        config_lib.load_config(overrides=overrides)
+
+
+def test_double_changes_nothing_for_c51_while_online_and_target_are_equal():
+    made = {
+        double: make(small(agent__double=double, network__atoms=11, network__dueling="mean"))
+        for double in (False, True)
+    }
+    one, other = (after(made[double], 1)[0].params for double in (False, True))
+    for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7)
+    assert differ(one, made[False].state.params)
+    # With a target of its own it does.
+    apart = []
+    for double in (False, True):
+        parts = made[double]
+        shifted = jax.tree.map(lambda x: -x, parts.state.target_params)
+        parts = parts._replace(state=parts.state.replace(target_params=shifted))
+        apart.append(after(parts, 1)[0].params)
+    assert differ(*apart)

@@ -1,0 +1,88 @@
+"""The files of a run directory, without a run."""
+
+import re
+import tomllib
+
+import jax
+import pytest
+from helpers import tiny
+from runs_helpers import log, table
+
+from jdqn.config import ConfigError, load_config
+from jdqn.runs import directory
+from jdqn.runs.episodes import Episode, Evaluation
+
+TABLES = {"metrics.jsonl", "episodes.csv", "evaluations.csv"}
+
+
+def write(path, config):
+    """A directory with one log event, two episodes and an evaluation of seed 3."""
+    written = directory.RunDirectory(path, config, "the command")
+    written.episodes(40, 3, [Episode(1.5, 7, 0), Episode(-2.0, 9, 3)])
+    written.log(40, {"seed": 3, "loss": 0.25, "episode_return": None, "q_mean": float("nan")})
+    written.evaluation(40, 3, "vote", Evaluation(2, 1.0, 1.5, 0.5, 8.0))
+    written.close()
+    return written
+
+
+def test_config_toml_holds_the_configuration_and_where_it_comes_from(tmp_path):
+    config = tiny(train__seed=3, agent__double=True)
+    write(tmp_path / "new" / "run", config)
+    file = tmp_path / "new" / "run" / "config.toml"
+    assert load_config(file=file) == config
+    recorded = tomllib.loads(file.read_text(encoding="utf-8"))["versions"]
+    assert recorded["command"] == "the command"
+    assert recorded["jax"] == jax.__version__
+    assert {"jdqn", "python", "numpy", "envpool", "gymnasium", "git"} <= recorded.keys()
+
+
+def test_tables_hold_what_they_were_told(tmp_path):
+    write(tmp_path, tiny())
+    assert {path.name for path in tmp_path.iterdir() if "tfevents" not in path.name} == {
+        "config.toml",
+        *TABLES,
+    }
+    first, second = table(tmp_path / "episodes.csv")
+    assert first == {"steps": "40", "seed": "3", "return": "1.5", "length": "7"}
+    assert second == {"steps": "40", "seed": "3", "return": "-2.0", "length": "9"}
+    (row,) = table(tmp_path / "evaluations.csv")
+    assert (row["steps"], row["seed"], row["policy"]) == ("40", "3", "vote")
+    assert (row["episodes"], row["return_mean"], row["length_mean"]) == ("2", "1.0", "8.0")
+    # JSON has no NaN.
+    assert log(tmp_path) == [
+        {"steps": 40, "seed": 3, "loss": 0.25, "episode_return": None, "q_mean": None}
+    ]
+
+
+@pytest.mark.parametrize(("num_seeds", "suffix"), [(1, b""), (2, b"/seed_3")])
+def test_tensorboard_tells_several_seeds_apart(tmp_path, num_seeds, suffix):
+    write(tmp_path, tiny("gymnax/CartPole-v1", train__num_seeds=num_seeds))
+    (events,) = tmp_path.glob("events.out.tfevents*")
+    written = events.read_bytes()
+    assert b"loss" + suffix in written
+    assert b"evaluation/vote" + suffix in written
+    assert (b"/seed_" in written) == bool(suffix)
+    assert b"episode_return" not in written  # nothing to draw
+
+
+def test_the_default_directory_names_environment_agent_seed_and_time():
+    path = directory.default_run_dir(tiny("gymnax/CartPole-v1", train__seed=5))
+    assert path.parts[0] == "runs"
+    assert re.fullmatch(r"gymnax_CartPole-v1-dqn-5-\d{8}-\d{6}", path.name)
+
+
+def test_a_directory_that_is_taken_is_refused_and_left_alone(tmp_path):
+    used = tmp_path / "used"
+    used.mkdir()
+    (used / "notes.txt").write_text("mine")
+    file = tmp_path / "file"
+    file.write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    for path, words in ((used, "already used"), (file, "is a file"), (file / "run", "file")):
+        with pytest.raises(ConfigError, match=words):
+            directory.RunDirectory(path, tiny(), "")
+    with pytest.raises(ConfigError, match="already used"):
+        directory.check_run_dir(used)
+    directory.check_run_dir(tmp_path / "new")
+    directory.check_run_dir(None)
+    assert sorted(tmp_path.rglob("*")) == before

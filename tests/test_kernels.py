@@ -1,0 +1,119 @@
+"""What depends on the backend: convolutions and products in both forms, options of `jit`."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jdqn import kernels
+
+# 9 rows of the matmul, which is odd, 16, 12 of packed channels and 1.
+BYTES = [(1, 5, 3, 3, 1), (1, 6, 3, 3, 1), (3, 12, 4, 8, 4), (1, 8, 4, 8, 4)]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def value_and_gradients(form, x, kernel, stride):
+    """A convolution, and gradients of a function of it by all that is float."""
+
+    def summed(x, kernel):
+        y = form(x, kernel, stride)
+        # Bytes make large numbers, whose sines would be noise.
+        y = y if x.dtype == jnp.float32 else y / 100
+        return jnp.sum(jnp.sin(y)), y
+
+    wanted = (0, 1) if x.dtype == jnp.float32 else 1
+    (_, y), gradients = jax.value_and_grad(summed, argnums=wanted, has_aux=True)(x, kernel)
+    return y, gradients
+
+
+@pytest.mark.parametrize(("size", "stride", "height"), [(8, 4, 84), (4, 2, 21), (3, 1, 9)])
+def test_both_convolutions_agree_in_value_and_gradient(rng, size, stride, height):
+    x = jnp.asarray(rng.random((2, height, height, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(size, size, 3, 5)), jnp.float32)
+    y, gradients = value_and_gradients(kernels.conv_for_cpu, x, kernel, stride)
+    want, want_gradients = value_and_gradients(kernels.conv_by_library, x, kernel, stride)
+    chex.assert_trees_all_close(y, want, rtol=1e-4, atol=1e-4)
+    chex.assert_trees_all_close(gradients, want_gradients, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("batch", "height", "channels", "size", "stride"), BYTES)
+def test_both_convolutions_agree_on_images_of_bytes(rng, batch, height, channels, size, stride):
+    x = jnp.asarray(rng.integers(0, 256, (batch, height, height, channels)), jnp.uint8)
+    kernel = jnp.asarray(rng.normal(size=(size, size, channels, 5)), jnp.float32)
+    got = value_and_gradients(kernels.conv_for_cpu, x, kernel, stride)
+    want = value_and_gradients(kernels.conv_by_library, x, kernel, stride)
+    chex.assert_trees_all_close(got, want, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("for_cpu", [False, True])
+def test_the_form_is_the_one_that_is_asked_for(monkeypatch, for_cpu):
+    monkeypatch.setattr(kernels, "conv_for_cpu", lambda *_: True)
+    monkeypatch.setattr(kernels, "conv_by_library", lambda *_: False)
+    assert kernels.convolve(None, None, 1, for_cpu=for_cpu) is for_cpu
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="this form is for a CPU")
+def test_patches_of_bytes_are_built_once():
+    x = jnp.zeros((32, 10, 10, 4), jnp.uint8)
+    kernel = jnp.zeros((3, 3, 4, 16))
+    gradient = jax.jit(jax.grad(lambda k: jnp.sum(jnp.sin(kernels.conv_for_cpu(x, k, 1)))))
+    text = gradient.lower(kernel).compile().as_text()
+    assert "f32[2,1024,36]" in text and "f32[2048,36]" not in text
+
+
+@pytest.mark.parametrize("channels", [4, 3])
+def test_patches_are_what_each_output_sees(rng, channels):
+    """One kernel that picks out one pixel of the window, for every pixel."""
+    x = rng.integers(0, 256, (2, 12, 12, channels)).astype(np.uint8)
+    identity = np.eye(4 * 4 * channels, dtype=np.float32).reshape(4, 4, channels, -1)
+
+    @jax.jit
+    def by_patches(x, kernel):
+        return kernels.conv_patches(x, 4, 2) @ kernels.kernel_matrix(kernel, 2)
+
+    want = kernels.conv_by_library(jnp.asarray(x), jnp.asarray(identity), 2)
+    np.testing.assert_array_equal(by_patches(x, identity), want)
+
+
+def test_a_stride_that_does_not_divide_the_kernel_is_refused():
+    with pytest.raises(ValueError, match="stride 2 does not divide"):
+        kernels.conv_patches(jnp.zeros((1, 9, 9, 1)), 3, 2)
+
+
+def test_gradient_of_matmul(rng):
+    x = jnp.asarray(rng.normal(size=(5, 7)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 7)), jnp.float32)
+
+    def summed(multiply):
+        def loss(x, kernel):
+            return jnp.sum(jnp.sin(multiply(x, kernel)))
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(x, kernel)
+
+    want = summed(lambda x, kernel: jnp.einsum("bi,oi->bo", x, kernel))
+    chex.assert_trees_all_close(summed(kernels.matmul), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("stack", "dtype"), [(4, np.uint8), (3, np.uint8), (4, np.float32)])
+def test_stack_becomes_channels(rng, stack, dtype):
+    obs = rng.integers(0, 256, (2, stack, 5, 6)).astype(dtype)
+    coloured = obs[..., None].repeat(3, -1)
+    moved, moved_coloured = jax.tree.map(jax.jit(kernels.stack_to_channels), (obs, coloured))
+    np.testing.assert_array_equal(moved, np.moveaxis(obs, 1, -1))
+    np.testing.assert_array_equal(moved_coloured, np.moveaxis(obs, 1, -1).repeat(3, -1))
+
+
+def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
+    jit = jax.jit
+
+    def of_another_xla(function, compiler_options=None, **rest):
+        def refused():
+            raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: No such compile option")
+
+        return refused if compiler_options else jit(function, **rest)
+
+    monkeypatch.setattr(jax, "jit", of_another_xla)
+    assert kernels.jit_learning(lambda x: x + 1, ())(1) == 2
