@@ -16,7 +16,9 @@ from jdqn.replay import priorities
 
 SPEC = vector_spec()
 
-quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
+# The older code generator of XLA's CPU backend compiles in half the time.
+QUICKER = QUICK | {"xla_cpu_use_fusion_emitters": False}
+quick_jit = functools.partial(jax.jit, compiler_options=QUICKER)
 
 
 class Built(NamedTuple):

@@ -60,9 +60,11 @@ def _bandwidth() -> float:
 def update_flops(config: Config, spec: EnvSpec) -> float:
     """Floating-point operations of one update, counted by XLA on the library's convolutions."""
     params, obs, forward = _summed_network(config, spec, for_cpu=False)
+    params, obs = jax.eval_shape(lambda *x: x, params, obs)
 
     def count(f: Callable[..., Any]) -> float:
-        analysis = jax.jit(f).lower(params, obs).cost_analysis()
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):  # others do not count
+            analysis = jax.jit(f).lower(params, obs).cost_analysis()
         return float(analysis["flops"] if analysis else "nan")
 
     # Target, and the selector where it is not the target.

@@ -37,8 +37,11 @@ def loop_rate(config: Config, *, steps: int) -> Row:
         train__stop_return=None,
     )
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        run = loops.train(short, run_dir=pathlib.Path(folder) / "run").run_dir
-        log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        result = loops.train(short, run_dir=pathlib.Path(folder) / "run")
+        if result.stopped_by:
+            raise SystemExit(128 + result.stopped_by)
+        lines = (result.run_dir / "metrics.jsonl").read_text().splitlines()
+    log = [json.loads(line) for line in lines]
     # The first log event after the start holds the compilation.
     rates = [row["steps_per_second"] for row in log if row["steps"] > start + 2 * log_period]
     seeds = config.train.num_seeds

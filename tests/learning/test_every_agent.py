@@ -6,14 +6,21 @@ import jax
 import numpy as np
 import pytest
 from helpers import TINY
-from learning_helpers import assert_finite
+from learning_helpers import QUICKER, assert_finite
 
 from jdqn import config as config_lib
 from jdqn import train
 
 
 @pytest.fixture
-def quick_compilation():
+def quick_compilation(monkeypatch):
+    """Whatever the package compiles is compiled in a hurry."""
+    jit = jax.jit
+
+    def quick(function, compiler_options=None, **rest):
+        return jit(function, compiler_options=QUICKER | (compiler_options or {}), **rest)
+
+    monkeypatch.setattr(jax, "jit", quick)
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
