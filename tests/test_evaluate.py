@@ -5,7 +5,7 @@ import pytest
 from helpers import QUICK, tiny
 
 from jdqn import envs, evaluate
-from jdqn.loops import frame
+from jdqn.loops import shared
 from jdqn.runs import checkpoint, directory, evaluation
 
 
@@ -17,7 +17,7 @@ def run_dir(tmp_path_factory):
     directory.RunDirectory(path, config, "").close()
     env = envs.make_env(config, num_envs=1)
     env.close()
-    _, agent = frame.build(config, env.spec)
+    _, agent = shared.build(config, env.spec)
     state, _ = jax.jit(agent.init, compiler_options=QUICK)(jax.random.key(0))
     checkpoint.save(path, 80, state, keep=1)
     return path

@@ -33,10 +33,10 @@ def names(kind: Kind) -> list[str]:
 
 def default_preset(env_name: str) -> str | None:
     """The preset an environment asks for; none for Atari."""
-    family, slash, _ = env_name.partition("/")
-    presets = {"minatar": "minatar", "bsuite": "deep_sea", "jdqn": "chain"}
-    if slash and family in presets:
-        return presets[family]
+    presets = {"minatar/": "minatar", "bsuite/": "deep_sea", "jdqn/Chain": "chain"}
+    for start, preset in presets.items():
+        if env_name.startswith(start):
+            return preset
     return "classic" if re.search(r"-v\d+$", env_name) else None
 
 

@@ -76,7 +76,8 @@ def init_prior(model: Model, key: chex.PRNGKey, obs: chex.Array) -> chex.ArrayTr
         return None
     prior = model.prior_network.init(key, obs, draw_samples(model, key, "online", len(obs)))
     # Biases at 0: they add a constant that drowns what tells one-hot states apart.
-    return jax.tree.map_with_path(lambda path, x: x * (path[-1].key != "bias"), prior)
+    params = jax.tree.map_with_path(lambda path, x: x * (path[-1].key != "bias"), prior["params"])
+    return {**prior, "params": params}
 
 
 def ask(

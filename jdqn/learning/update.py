@@ -29,6 +29,29 @@ class Learner(NamedTuple):
     replay: Replay
 
 
+class Learnt(NamedTuple):
+    """What an update changes: the carry of the scan over updates."""
+
+    params: chex.ArrayTree
+    network_state: NetworkState
+    opt_state: optax.OptState
+    priorities: priorities.Priorities
+
+    @classmethod
+    def of(cls, state: AgentState, replay_state: ReplayState) -> "Learnt":
+        """Takes it out of both states."""
+        return cls(state.params, state.network_state, state.opt_state, replay_state.priorities)
+
+    def put_into(
+        self, state: AgentState, replay_state: ReplayState
+    ) -> tuple[AgentState, ReplayState]:
+        """Both states with it."""
+        state = state.replace(
+            params=self.params, network_state=self.network_state, opt_state=self.opt_state
+        )
+        return state, replay_state.replace(priorities=self.priorities)
+
+
 class Draws(NamedTuple):
     """The random numbers of one update."""
 
@@ -46,34 +69,24 @@ def learn(
     draws = _draw_all(config, jax.random.fold_in(state.key, tick))
 
     # The rows stay out of the carry: closed over, so that the scan cannot copy them.
-    def body(carry: tuple, draws: Draws) -> tuple[tuple, Metrics]:
-        params, network_state, opt_state, leaves = carry
-        before = state.replace(params=params, network_state=network_state, opt_state=opt_state)
-        replayed = replay_state.replace(priorities=leaves)
-        after, replayed, metrics = update(learner, before, replayed, draws, tick)
-        carry = (after.params, after.network_state, after.opt_state, replayed.priorities)
-        return carry, metrics
+    def body(learnt: Learnt, draws: Draws) -> tuple[Learnt, Metrics]:
+        before = learnt.put_into(state, replay_state)
+        after, replayed, metrics = update(learner, *before, draws, tick)
+        return Learnt.of(after, replayed), metrics
 
-    carry = (state.params, state.network_state, state.opt_state, replay_state.priorities)
-    carry, metrics = jax.lax.scan(body, carry, draws)
-    params, network_state, opt_state, leaves = carry
+    learnt, metrics = jax.lax.scan(body, Learnt.of(state, replay_state), draws)
     target_params, target_network_state = jax.lax.cond(
         clock.is_due(config, tick, config.agent.target_period_steps),
-        lambda: (params, network_state),
+        lambda: (learnt.params, learnt.network_state),
         lambda: (state.target_params, state.target_network_state),
     )
-    state = state.replace(
-        params=params,
-        network_state=network_state,
-        opt_state=opt_state,
-        target_params=target_params,
-        target_network_state=target_network_state,
-    )
+    state, replay_state = learnt.put_into(state, replay_state)
+    state = state.replace(target_params=target_params, target_network_state=target_network_state)
     metrics = {name: jnp.mean(values) for name, values in metrics.items()}
     metrics["gradient_norm"] *= clock.updates_per_call(config)  # a sum: 0 but for the last update
     metrics["epsilon"] = clock.epsilon(config, tick)
     metrics["importance_exponent"] = clock.importance_exponent(config, tick)
-    return state, replay_state.replace(priorities=leaves), metrics
+    return state, replay_state, metrics
 
 
 def update(
@@ -134,12 +147,8 @@ def make_calls(
 ) -> Calls:
     """What a loss may ask, each network with noise and samples of its own.
 
-    Args:
-      learner: the networks, and whether Double selects.
-      noisy: parameters of the online network, noise included.
-      state: all else.
-      keys: `[3]`, of the online network, the target and the selector.
-      known: observations and what the online network says of them.
+    `noisy` are the online network's parameters with their noise, `known` observations and what it
+    says of them; `keys` `[3]` are those of `Draws`.
     """
     model = learner.model
 
@@ -158,10 +167,12 @@ def make_calls(
     online = once(network(noisy, state.network_state, keys[0], "online"), known)
     target_params = with_noise(model, state.target_params, keys[1])
     target = once(network(target_params, state.target_network_state, keys[1], "target"))
-    if not learner.config.agent.double:
-        return Calls(online, target, target)
-    selector_params = with_noise(model, state.params, keys[2])
-    selector = once(network(selector_params, state.network_state, keys[2], "target"))
+    selector = target
+    if learner.config.agent.double:
+        selector_params = with_noise(model, state.params, keys[2])
+        selector = once(network(selector_params, state.network_state, keys[2], "acting"))
+    elif model.value_head.draw is not None:
+        selector = once(network(target_params, state.target_network_state, keys[2], "acting"))
     return Calls(online, target, selector)
 
 

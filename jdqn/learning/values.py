@@ -17,8 +17,8 @@ from jdqn.learning import losses
 from jdqn.learning.losses import Loss
 from jdqn.records import Batch, QOutput
 
-# For what samples are drawn: to act (evaluation and diagnostics too), or for which network of a
-# loss (the selector counts as a target).
+# For what samples are drawn: to act (evaluation and diagnostics too, and the selector of a loss,
+# which picks an action: Dabney et al. 2018, algorithm 1), or for the values of a loss.
 Purpose = Literal["acting", "online", "target"]
 
 
@@ -31,7 +31,7 @@ class Calls(NamedTuple):
     online: Callable[[chex.Array], QOutput]
     target: Callable[[chex.Array], QOutput]
     # Who picks the action whose target value is learned: with Double the online network, with noise
-    # and samples of its own, else the target itself.
+    # of its own, else the target; with samples of its own, where the head draws any.
     selector: Callable[[chex.Array], QOutput]
 
 

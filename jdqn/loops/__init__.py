@@ -5,7 +5,7 @@ import pathlib
 
 from jdqn import envs
 from jdqn.config import Config, ConfigError
-from jdqn.loops import frame, fused, host
+from jdqn.loops import fused, host, shared
 from jdqn.runs import directory, evaluation
 from jdqn.runs.run import Result, Run
 
@@ -41,16 +41,17 @@ def train(
         )
     directory.check_run_dir(run_dir)
     with contextlib.ExitStack() as stack:
-        stopped = stack.enter_context(frame.stop_signals())
         if in_jax:
             native = envs.make_native_env(config, num_envs=config.env.num_envs)
-            memory, agent = frame.build(config, native.spec)
-            turns = fused.turns(config, native, memory, agent)
+            replay, agent = shared.build(config, native.spec)
+            parts = fused.Parts(config, native, replay, agent, fused.chunk_ticks(config))
+            turns = fused.turns(parts, fused.start(parts))
         else:
             env = stack.enter_context(contextlib.closing(make_env(config)))
-            memory, agent = frame.build(config, env.spec)
-            turns = host.turns(config, env, memory, agent)
+            replay, agent = shared.build(config, env.spec)
+            turns = host.turns(config, env, replay, agent, host.start(config, env, replay, agent))
         evaluate = evaluation.make_evaluator(config, agent, make_env)
-        run = Run(config, run_dir, agent, memory, evaluate, command)
-        with contextlib.closing(run):
-            return frame.drive(run, turns, stopped)
+        stopped = stack.enter_context(shared.stop_signals())
+        run = Run(config, run_dir, agent, replay, evaluate, command)
+        with contextlib.closing(run), contextlib.closing(turns):
+            return shared.drive(run, turns, stopped)

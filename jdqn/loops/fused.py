@@ -8,7 +8,7 @@ a pool of threads, one a core: exact, without copies.
 
 import concurrent.futures
 import functools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
 import chex
@@ -16,25 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdqn import clock, envs, kernels, learning, replay
+from jdqn import clock, envs, kernels, learning
 from jdqn.config import Config
 from jdqn.envs.jax_native import JaxEnv, JaxEnvState
-from jdqn.loops import frame
+from jdqn.loops.shared import Carry, Turn
 from jdqn.records import Timestep
-
-
-class Carry(NamedTuple):
-    """Everything that one seed carries from tick to tick; the tick itself is common to all."""
-
-    state: learning.AgentState
-    actor: learning.ActorState
-    replay_state: replay.ReplayState
-    env_state: JaxEnvState
-    timestep: Timestep
-
+from jdqn.replay import Replay, ReplayState
 
 # Of a carry what a tick changes, and the timesteps seen.
-Played = tuple[learning.ActorState, replay.ReplayState, JaxEnvState, Timestep, Timestep]
+Played = tuple[learning.ActorState, ReplayState, JaxEnvState, Timestep, Timestep]
 
 
 class Parts(NamedTuple):
@@ -42,7 +32,7 @@ class Parts(NamedTuple):
 
     config: Config
     env: JaxEnv
-    memory: replay.Replay
+    replay: Replay
     agent: learning.Agent
     max_ticks: int  # the most ticks of one call; a multiple of `clock.ticks_per_call`
 
@@ -52,7 +42,7 @@ def init(parts: Parts, seed: chex.Numeric) -> Carry:
     agent_key, replay_key = jax.random.split(jax.random.key(seed))
     state, actor = parts.agent.init(agent_key)
     env_state, timestep = parts.env.init(envs.env_key(seed))
-    return Carry(state, actor, parts.memory.init(replay_key), env_state, timestep)
+    return Carry(state, actor, parts.replay.init(replay_key), env_state, timestep)
 
 
 def warm_up(
@@ -103,7 +93,7 @@ def play(
         actor, replay_state, env_state, timestep, seen = played
         tick = first + i
         action, actor = parts.agent.act(state, actor, timestep, tick)
-        replay_state = parts.memory.add(replay_state, timestep, action, tick)
+        replay_state = parts.replay.add(replay_state, timestep, action, tick)
         env_state, following = parts.env.step(env_state, action, tick)
         now = timestep._replace(frame=None)
         seen = jax.tree.map(lambda all_ticks, one: all_ticks.at[i].set(one), seen, now)
@@ -120,39 +110,44 @@ def _nothing_seen(parts: Parts) -> Timestep:
     return Timestep(None, jnp.zeros(shape, jnp.float32), no, no, no)
 
 
-def turns(
-    config: Config, env: JaxEnv, memory: replay.Replay, agent: learning.Agent
-) -> Iterator[frame.Turn]:
-    """One turn a call of the compiled loop, of all seeds.
+def start(parts: Parts) -> list[Carry]:
+    """Before the first tick: a carry for each seed, or one for all where they are stacked."""
+    fields = parts.config.train
+    first = jax.jit(functools.partial(init, parts))
+    seeds = np.arange(fields.seed, fields.seed + fields.num_seeds)
+    if _stacked(parts.config):
+        return [jax.vmap(first)(seeds)]
+    return [first(seed) for seed in seeds]
 
-    On an accelerator all seeds are one stacked carry, on a CPU each is a carry of its own.
-    """
-    num_seeds = config.train.num_seeds
-    stacked = not kernels.on_cpu() and num_seeds > 1
-    parts = Parts(config, env, memory, agent, chunk_ticks(config))
-    start = jax.jit(functools.partial(init, parts))
-    seeds = np.arange(config.train.seed, config.train.seed + num_seeds)
-    carries = [jax.vmap(start)(seeds)] if stacked else [start(seed) for seed in seeds]
+
+def _stacked(config: Config) -> bool:
+    """Whether all seeds are one carry: on an accelerator."""
+    return not kernels.on_cpu() and config.train.num_seeds > 1
+
+
+def turns(parts: Parts, carries: list[Carry]) -> Generator[Turn]:
+    """One turn a call of the compiled loop, of all seeds."""
+    config = parts.config
+    stacked = _stacked(config)
     play_only = _compile(functools.partial(warm_up, parts), stacked)
     play_and_learn = _compile(functools.partial(act_and_learn, parts), stacked)
-    hold_out = learning.held_out(memory)
+    hold_out = learning.held_out(parts.replay)
     hold_out = jax.vmap(hold_out) if stacked else hold_out
 
     def each(trees: list[Any]) -> list[Any]:
         """One tree for each seed."""
         if not stacked:
             return trees
-        return [jax.tree.map(lambda x, i=i: x[i], trees[0]) for i in range(num_seeds)]
+        return [jax.tree.map(lambda x, i=i: x[i], trees[0]) for i in range(config.train.num_seeds)]
 
-    learned: list[Any] = [{}] * num_seeds
+    learned: list[Any] = [{}] * config.train.num_seeds
     # XLA leaves small matrices to one core: seeds share the cores from threads of their own.
     with concurrent.futures.ThreadPoolExecutor(envs.usable_cores()) as pool:
         for tick, num_ticks, learns in chunks(config):
             starts = tick == clock.first_learning_tick(config)
             held_out = each([hold_out(c.replay_state) for c in carries]) if starts else []
-            call = functools.partial(
-                _call, play_and_learn if learns else play_only, tick, num_ticks
-            )
+            program = play_and_learn if learns else play_only
+            call = functools.partial(_call, program, tick, num_ticks)
             results = list(pool.map(call, carries))
             carries = [result[0] for result in results]
             if learns:
@@ -162,7 +157,7 @@ def turns(
                 [jax.tree.map(lambda x, i=i: x[i], one) for one in seen] for i in range(num_ticks)
             ]
             states = each([carry.state for carry in carries])
-            yield frame.Turn(tick, timesteps, states, learned, held_out)
+            yield Turn(tick, timesteps, carries, states, learned, held_out)
 
 
 def _call(program: Any, tick: int, num_ticks: int, carry: Carry) -> Any:

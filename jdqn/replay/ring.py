@@ -86,14 +86,8 @@ class Replay(NamedTuple):
 def make_replay(config: Config, spec: EnvSpec) -> Replay:
     """Builds the replay for a configuration and an environment.
 
-    Args:
-      config: uses `env.num_envs`, `network.heads`, `replay.*`, `agent.discount`,
-        `agent.reward_clip`.
-      spec: shape and dtype of a frame, and S.
-
-    Returns:
-      The pure functions. `add` and `update` write in place when their state is donated.
-      Prioritised replay: Schaul et al. 2015; masks: Osband et al. 2016.
+    `add` and `update` write in place when their state is donated. Prioritised replay: Schaul et al.
+    2015; masks: Osband et al. 2016.
 
     Raises:
       ConfigError: a ring too short for one transition.
@@ -108,7 +102,7 @@ def make_replay(config: Config, spec: EnvSpec) -> Replay:
         sample=functools.partial(sample, settings),
         update=functools.partial(update, settings),
         refresh=functools.partial(refresh, settings),
-        refresh_period_steps=rule.refresh_period_steps if rule.refresh else 0,
+        refresh_period_steps=rule.refresh_period_steps,
         capacity=settings.num_rows * settings.num_envs,
         # The last leaf is the key.
         num_bytes=sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in shapes[:-1]),
@@ -194,10 +188,7 @@ def add(
 def _open_and_close(
     settings: Settings, rows: Rows, state: ReplayState, row: chex.Array
 ) -> priorities.Priorities:
-    """Closes what was overwritten, opens what now has its N successors.
-
-    And closes the row that has just lost the oldest frame of its stack.
-    """
+    """Closes what was overwritten or lost a frame of its stack, opens what has N successors."""
     num_rows = settings.num_rows
     opening = (row - settings.n_step) % num_rows
     may_open = ~rows.last[opening] & jnp.any(rows.mask[opening] > 0, axis=-1)

@@ -15,7 +15,7 @@ NOT_REACHED = -1
 class Counters(NamedTuple):
     """Steps are agent steps of one seed."""
 
-    steps: int  # booked
+    steps: int  # counted
     updates: int
     reported_steps: int  # up to here all that was due has been done
     logged_steps: int  # at the last log event

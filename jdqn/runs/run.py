@@ -64,8 +64,8 @@ class Run:
         self.counters = counters.start(config)
         self.held_out: Sequence[jax.Array] = ()  # what each seed's diagnostics are taken on
 
-    def book(self, tick: int, timesteps: Sequence[Timestep]) -> None:
-        """Books one tick, a timestep for each seed."""
+    def count(self, tick: int, timesteps: Sequence[Timestep]) -> None:
+        """Counts one tick, a timestep for each seed, and writes down the episodes that ended."""
         self.counters, ended = counters.count(self._config, self.counters, tick, timesteps)
         for seed, finished in zip(self._seeds, ended, strict=True):
             self._directory.episodes(self.counters.steps, seed, finished)

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdqn import clock, envs, kernels, replay
+from jdqn import clock, envs, kernels, learning
 from jdqn.config import Config, with_overrides
-from jdqn.loops import frame
+from jdqn.loops import shared
 from jdqn.records import EnvSpec, Timestep
-from jdqn.replay import priorities
+from jdqn.replay import Replay, ReplayState, make_replay, priorities
 from jdqn.tools import floor
 from jdqn.tools.figures import Row, median_ms
 
@@ -40,9 +40,11 @@ def bench_stages(config: Config, *, seconds: float) -> Iterator[Row]:
     Yields:
       One row for each figure, as soon as it is there.
     """
-    played = play_randomly(config, seconds=seconds)
+    with contextlib.closing(envs.make_env(config)) as env:
+        parts = shared.build(config, env.spec)  # a replay that does not fit is refused at once
+        played = play_randomly(config, env, seconds=seconds)
     yield Row("emulators, random actions", played.steps_per_second, "steps/s")
-    stages = Stages(config, played)
+    stages = Stages(config, *parts, played)
     num_envs = config.env.num_envs
     yield Row("act", median_ms(stages.act, 50), "ms/tick", f"{num_envs} environments")
     yield Row("add", median_ms(stages.add, 200), "ms/tick", f"one row of {num_envs} frames")
@@ -67,55 +69,51 @@ def bench_stages(config: Config, *, seconds: float) -> Iterator[Row]:
     yield from floor.floor_of_an_update(config, played.spec, stages.params, update_ms)
 
 
-def play_randomly(config: Config, *, seconds: float) -> Played:
+def play_randomly(config: Config, env: envs.VectorEnv, *, seconds: float) -> Played:
     """Random actions for so long, and at least until `KEPT_TIMESTEPS` ticks are there."""
     rng = np.random.default_rng(0)
-    with contextlib.closing(envs.make_env(config)) as env:
-        timesteps = [env.reset()]
-        began = time.perf_counter()
-        for ticks in itertools.count(1):
-            env.send(rng.integers(0, env.spec.num_actions, config.env.num_envs))
-            timesteps = [*timesteps[1 - KEPT_TIMESTEPS :], env.recv()]
-            elapsed = time.perf_counter() - began
-            if elapsed > seconds and ticks > KEPT_TIMESTEPS:
-                break
-        return Played(env.spec, timesteps, config.env.num_envs * ticks / elapsed)
+    timesteps = [env.reset()]
+    began = time.perf_counter()
+    for ticks in itertools.count(1):
+        env.send(rng.integers(0, env.spec.num_actions, config.env.num_envs))
+        timesteps = [*timesteps[1 - KEPT_TIMESTEPS :], env.recv()]
+        elapsed = time.perf_counter() - began
+        if elapsed > seconds and ticks > KEPT_TIMESTEPS:
+            break
+    return Played(env.spec, timesteps, config.env.num_envs * ticks / elapsed)
 
 
 class Stages:
     """The stages as training calls them, on a full ring; every call is another tick."""
 
-    def __init__(self, config: Config, played: Played):
-        memory, agent = frame.build(config, played.spec)
+    def __init__(self, config: Config, replay: Replay, agent: learning.Agent, played: Played):
         self._config = config
         self._act = jax.jit(agent.act, donate_argnums=1)
-        self._add = jax.jit(memory.add, donate_argnums=0)
+        self._add = jax.jit(replay.add, donate_argnums=0)
         self._learn = kernels.jit_learning(agent.learn, (0, 1))
-        self._refresh = jax.jit(memory.refresh, donate_argnums=0)
+        self._refresh = jax.jit(replay.refresh, donate_argnums=0)
         self._uniform = functools.partial(priorities.uniforms, batch_size=config.replay.batch_size)
         self._sample = jax.jit(
-            lambda state, key, tick: memory.sample(state, self._uniform(key), tick)
+            lambda state, key, tick: replay.sample(state, self._uniform(key), tick)
         )
         self._draw_and_update = self._prioritised(played.spec)
         self._state, self._actor = jax.jit(agent.init)(jax.random.key(0))
-        self._replay = jax.jit(memory.init)(jax.random.key(1))
+        self._replay = jax.jit(replay.init)(jax.random.key(1))
         self._action = jnp.zeros((config.env.num_envs,), jnp.int32)
         self._timesteps = [jax.device_put(timestep) for timestep in played.timesteps]
         self._keys = [jax.random.key(i) for i in range(101)]
         self._ticks = itertools.count()
         # The whole ring, or sampling would stay in the cache.
-        for _ in range(memory.capacity // config.env.num_envs):
+        for _ in range(replay.capacity // config.env.num_envs):
             self.add(0)
         jax.block_until_ready(self._replay)
 
-    def _prioritised(self, spec: EnvSpec) -> Callable[..., replay.ReplayState]:
+    def _prioritised(self, spec: EnvSpec) -> Callable[..., ReplayState]:
         """A draw and an update of priorities alone: its frames are not used, so not gathered."""
         by_priority = with_overrides(self._config, replay__priority_exponent=0.6)
-        prioritised = replay.make_replay(by_priority, spec)
+        prioritised = make_replay(by_priority, spec)
 
-        def draw_and_update(
-            state: replay.ReplayState, key: jax.Array, tick: int
-        ) -> replay.ReplayState:
+        def draw_and_update(state: ReplayState, key: jax.Array, tick: int) -> ReplayState:
             batch = prioritised.sample(state, self._uniform(key), tick)
             return prioritised.update(state, batch, jnp.abs(batch.reward) + 1e-3 * batch.row)
 

@@ -9,13 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from learning_helpers import quick_jit
+from oracle import needs_rlax, rlax
 
 from jdqn.learning import losses
 from jdqn.records import Batch, QOutput
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of its own dependencies
-    import rlax
 
 SQUARED = losses.q_learning(losses.squared)
 squared = quick_jit(SQUARED)
@@ -31,6 +28,7 @@ def test_huber_by_hand():
     )
 
 
+@needs_rlax
 def test_huber_is_rlax(rng):
     x = jnp.asarray(rng.normal(size=100) * 3, jnp.float32)
     chex.assert_trees_all_close(losses.huber(x), rlax.huber_loss(x, 1.0))
@@ -54,6 +52,7 @@ def test_zero_discount_ignores_the_bootstrap():
     assert loss == 0.5 * 6.0**2
 
 
+@needs_rlax
 @pytest.mark.parametrize("double", [False, True])
 def test_q_learning_is_rlax(rng, double):
     num_actions, size = 5, 64
@@ -168,6 +167,7 @@ def some_mass(rng, size=ATOMS.size):
     return rng.dirichlet(np.ones(size)).astype(np.float32)
 
 
+@needs_rlax
 def test_projection_is_rlax(rng):
     oracle = quick_jit(rlax.categorical_l2_project)
     for _ in range(20):
@@ -224,6 +224,7 @@ def c51(online, action, reward, discount, target, selector):
 CATEGORICAL = losses.categorical(jnp.asarray(ATOMS))
 
 
+@needs_rlax
 @pytest.mark.parametrize("double", [False, True])
 def test_categorical_is_rlax(rng, double):
     size, num_actions = 64, 4

@@ -241,8 +241,8 @@ def test_what_is_asked_twice_is_computed_once(monkeypatch, double):
                 assert calls.target(obs) is calls.target(obs)
                 assert (calls.selector(obs) is calls.target(obs)) != double
         asked = sorted(passes[before:])
-        # The selector's count as the target's.
-        assert asked == ["online"] + ["target"] * (4 if double else 2)
+        # The selector acts: it picks an action.
+        assert asked == ["acting"] * (2 * double) + ["online"] + ["target"] * 2
         return values.bootstrapped(losses.q_learning(losses.huber))(calls, batch)
 
     monkeypatch.setattr(update, "ask", spy)
@@ -258,7 +258,9 @@ def test_what_is_asked_twice_is_computed_once(monkeypatch, double):
 # --- Samples ------------------------------------------------------------------------------------
 
 
-def test_each_purpose_has_its_own_number_of_samples():
+@pytest.mark.parametrize("double", [False, True])
+def test_each_purpose_has_its_own_number_of_samples(double):
+    """The selector draws as for acting, also where the target selects (Dabney et al. 2018)."""
     drawn = []
     shapes = []
 
@@ -269,7 +271,7 @@ def test_each_purpose_has_its_own_number_of_samples():
         shapes.append([(x.samples.shape, x.raw.shape) for x in (online, target, selector)])
         return QUANTILE_LOSS(calls, batch)
 
-    config = tiny(network__heads=3, agent__double=True)
+    config = tiny(network__heads=3, agent__double=double)
     memory = replay.make_replay(config, SPEC)
     agent = learning.make_agent(config, SPEC, memory, sampled(drawn=drawn, loss=loss))
     state, actor = jax.eval_shape(agent.init, jax.random.key(0))
@@ -281,10 +283,11 @@ def test_each_purpose_has_its_own_number_of_samples():
         return answer, set(drawn)
 
     _, asked = purposes(agent.learn, state, ring, 20)
-    assert asked == {("online", 8), ("target", 8)}
+    assert asked == {("online", 8), ("target", 8), ("acting", 8)}
     for of_online, of_target, of_selector in shapes:
         assert of_online == ((8, 6), (8, 3, 3, 6))
-        assert of_target == of_selector == ((8, 5), (8, 3, 3, 5))
+        assert of_target == ((8, 5), (8, 3, 3, 5))
+        assert of_selector == ((8, 4), (8, 3, 3, 4))
     for act in (agent.act, agent.act_in_evaluation):
         assert purposes(act, state, actor, timestep_of(4), 0)[1] == {("acting", 4)}
     obs = jnp.zeros((7, 2, 3))

@@ -1,5 +1,7 @@
 """One truth for both loops: the fused loop learns what the host loop learns."""
 
+import json
+
 import chex
 import jax
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 from helpers import tiny
 
 from jdqn import loops
+
+pytest.importorskip("gymnax")  # an extra
 
 
 def both_loops(tmp_path, **overrides):
@@ -37,6 +41,18 @@ def test_host_and_fused_loop_agree_to_the_bit(tmp_path, switches):
             **switches,
         )
     )
+
+
+def test_same_seed_same_run_to_the_bit_in_the_optimised_program(tmp_path):
+    config = tiny("gymnax/CartPole-v1", train__eval_episodes=0, train__steps=200)
+    one, two = (loops.train(config, run_dir=tmp_path / name) for name in ("one", "two"))
+    chex.assert_trees_all_equal(*(jax.tree.map(np.asarray, r.state.params) for r in (one, two)))
+    logs = [
+        [row | {"seconds": 0, "steps_per_second": 0} for row in map(json.loads, path)]
+        for path in ((r.run_dir / "metrics.jsonl").read_text().splitlines() for r in (one, two))
+    ]
+    assert logs[0] == logs[1]
+    assert len(logs[0]) == 3
 
 
 def test_host_and_fused_loop_agree_where_a_call_makes_one_update(tmp_path):

@@ -11,8 +11,10 @@ from runs_helpers import log, metrics, table
 
 from jdqn import clock, envs, evaluate, kernels
 from jdqn.config import ConfigError
-from jdqn.loops import frame, fused
+from jdqn.loops import fused, shared
 from jdqn.train import train
+
+pytest.importorskip("gymnax")  # an extra
 
 CARTPOLE = "gymnax/CartPole-v1"
 
@@ -66,7 +68,7 @@ def test_vmapped_seeds_agree_with_single_ones_for_one_learn_call(as_on_an_accele
 
     def programs(stacked):
         env = envs.make_native_env(config, num_envs=4)
-        memory, agent = frame.build(config, env.spec)
+        memory, agent = shared.build(config, env.spec)
         parts = fused.Parts(config, env, memory, agent, fused.chunk_ticks(config))
         init = jax.jit(functools.partial(fused.init, parts))
         both = [functools.partial(f, parts) for f in (fused.warm_up, fused.act_and_learn)]

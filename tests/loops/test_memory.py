@@ -9,7 +9,9 @@ import pytest
 from helpers import tiny
 
 from jdqn import envs, kernels
-from jdqn.loops import frame, fused
+from jdqn.loops import fused, shared
+
+pytest.importorskip("gymnax")  # an extra
 
 
 def copies(text, shapes):
@@ -45,7 +47,7 @@ def test_no_whole_array_is_copied_in_the_loop(period, rule):
         replay__n_step=3,
     )
     env = envs.make_native_env(config, num_envs=4)
-    memory, agent = frame.build(config, env.spec)
+    memory, agent = shared.build(config, env.spec)
     parts = fused.Parts(config, env, memory, agent, max_ticks=16)
     carry = jax.eval_shape(functools.partial(fused.init, parts), 0)
     large = arrays(carry, rule)

@@ -160,7 +160,8 @@ def test_add_copies_no_leaves():
         return memory.add(state.replace(priorities=priorities_), timestep, action, tick)
 
     assert copies(memory.add) == 0
-    assert copies(one_by_one) > 0
+    if kernels.on_cpu():  # a GPU's compiler spares it here
+        assert copies(one_by_one) > 0
 
 
 @pytest.mark.slow

@@ -1,7 +1,5 @@
 """The window of rows that follow a row: by a Python loop, by hand, RLax as oracle."""
 
-import warnings
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,13 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from oracle import needs_rlax, rlax
 
 from jdqn import replay
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of its own dependencies
-    import rlax
-
 
 FOLD = jax.jit(lambda r, t, s: replay.n_step_return(r, t, s, 0.9))
 
@@ -64,6 +58,7 @@ def test_n_step_return_by_hand(terminated, last, want):
     np.testing.assert_allclose([float(x) for x in got], want, rtol=1e-6)
 
 
+@needs_rlax
 def test_n_step_return_is_rlax(rng):
     reward = rng.normal(size=3).astype(np.float32)
     none = np.zeros(3, bool)

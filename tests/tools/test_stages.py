@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 from helpers import tiny
@@ -39,6 +40,16 @@ def test_bench_measures_every_stage():
     }
     assert expected < set(found)
     assert all(np.isfinite(value) and value > 0 for value in found.values())
+
+
+def test_the_loop_gives_its_replay_back_before_stages_are_timed():
+    """Two replays of a million frames would not fit into 16 GB."""
+    capacity = 4 * 1_237  # of no other array
+    config = tiny(replay__capacity=capacity, replay__importance_anneal_steps=100)
+    rows = list(throughput.bench_loop(config, steps=64))
+    assert [row.stage for row in rows] == ["whole loop", "peak host memory, loop"]
+    assert all(row.value > 0 for row in rows)
+    assert not [x for x in jax.live_arrays() if x.shape[:2] == (1_237, 4)]
 
 
 def test_bench_measures_the_sort_of_rank_based_replay():
