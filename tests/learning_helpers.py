@@ -16,8 +16,21 @@ from jdqn.replay import priorities
 
 SPEC = vector_spec()
 
-# The older code generator of XLA's CPU backend compiles in half the time.
-QUICKER = QUICK | {"xla_cpu_use_fusion_emitters": False}
+
+def accepted(options):
+    """Those options of the compiler that this release of XLA knows."""
+    known = {}
+    for name, value in options.items():
+        try:
+            jax.jit(lambda: 0, compiler_options={name: value})()
+        except jax.errors.JaxRuntimeError:
+            continue
+        known[name] = value
+    return known
+
+
+# The older code generator of XLA's CPU backend compiles in half the time; newer releases lack it.
+QUICKER = QUICK | accepted({"xla_cpu_use_fusion_emitters": False})
 quick_jit = functools.partial(jax.jit, compiler_options=QUICKER)
 
 

@@ -44,7 +44,7 @@ IMPORTED_AS = {"orbax-checkpoint": "orbax", "tomli-w": "tomli_w"}
 
 FILE_LINES = 400
 FUNCTION_LINES = 60
-CORE_LINES = 2_500
+CORE_LINES = 2_700  # 2,496 when the limit was set; more needs a reason
 
 
 @functools.cache

@@ -68,6 +68,8 @@ def make(fields: Env, *, num_envs: int) -> JaxEnv:
     Raises:
       ConfigError: gymnax is missing, the name is unknown, the actions are not discrete.
     """
+    if fields.name.startswith(f"{OWN_FAMILY}/") and fields.name not in OWN:
+        raise ConfigError(f'unknown environment "{fields.name}"{suggest(fields.name, OWN)}')
     env, params, is_binary = OWN.get(fields.name, _gymnax)(fields)
 
     def first_step(key: chex.PRNGKey) -> tuple[chex.Array, Any]:

@@ -42,6 +42,7 @@ def test_the_chain_needs_no_gymnax(monkeypatch):
     ("name", "size", "words"),
     [("jdqn/Chian", 5, 'did you mean "jdqn/Chain"'), ("jdqn/Chain", 2, "at least 3 states")],
 )
-def test_refusals(name, size, words):
+def test_refusals(monkeypatch, name, size, words):
+    monkeypatch.setitem(sys.modules, "gymnax", None)  # has nothing to do with it
     with pytest.raises(ConfigError, match=words):
         make_native(name, 1, env__size=size)

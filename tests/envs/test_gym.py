@@ -18,6 +18,7 @@ class Bare(gymnasium.Env):
         self.action_space = action_space
 
 
+@pytest.mark.filterwarnings("ignore:.*share an object")  # Gymnasium 1.4 says so, and is right
 def test_episodes_of_a_gymnasium_environment(monkeypatch):
     actions = np.array([[0, 1], [2, 2], [1, 1], [2, 0], [0, 0], [1, 2], [2, 1], [0, 0], [1, 1]])
     steps = play(make_env(tiny(register(monkeypatch, Picture), env__num_envs=2)), actions)

@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from helpers import TINY, tiny
 from learning_helpers import SPEC, fill, quick_jit, random_steps, timestep_of
 
@@ -13,6 +14,7 @@ from jdqn import learning, replay, train
 
 def test_one_head_is_double_dqn_to_the_bit(tmp_path):
     """200 ticks."""
+    pytest.importorskip("gymnax")  # an extra
     runs = []
     for name, more in (("double", {}), ("bootstrapped", {"network.heads": 1})):
         same = {"agent.epsilon_eval": 0.0, "train.eval_episodes": 0, "train.steps": 800}
