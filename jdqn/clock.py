@@ -32,22 +32,35 @@ def ticks_per_call(config: Config) -> int:
     return max(config.train.update_period_steps // config.env.num_envs, 1)
 
 
+def schedule_steps(config: Config) -> int:
+    """Agent steps over which the schedules of a whole run stretch."""
+    return config.train.schedule_steps or config.train.steps
+
+
 def total_updates(config: Config) -> int:
-    """Updates of a run, at least 1."""
-    learning_steps = config.train.steps - config.train.learning_starts_steps
+    """Updates over which the learning rate falls, at least 1."""
+    learning_steps = schedule_steps(config) - config.train.learning_starts_steps
     return max(learning_steps // config.train.update_period_steps, 1)
 
 
-def learns_at(config: Config, tick: int) -> bool:
-    """Whether `learn` is called at a tick: past the start of learning, every update period."""
-    has_started = steps_at(config, tick) >= config.train.learning_starts_steps
+def last_update(config: Config, tick: chex.Numeric) -> chex.Numeric:
+    """Number of the last update of the call at or before a tick, had learning begun at once."""
+    return (tick + 1) // ticks_per_call(config) * updates_per_call(config)
+
+
+def learns_at(config: Config, tick: int, empty_steps: int = 0) -> bool:
+    """Whether `learn` is called at a tick: past the start of learning, every update period.
+
+    `empty_steps` are the agent steps at which the replay was last empty.
+    """
+    has_started = steps_at(config, tick) - empty_steps >= config.train.learning_starts_steps
     return bool(has_started) and (tick + 1) % ticks_per_call(config) == 0
 
 
-def first_learning_tick(config: Config) -> int:
-    """First of the ticks that the first call of `learn` ends."""
+def first_learning_tick(config: Config, empty_steps: int = 0) -> int:
+    """First of the ticks that the first call of `learn` ends; `empty_steps` as for `learns_at`."""
     stride = ticks_per_call(config)
-    starts = math.ceil(config.train.learning_starts_steps / config.env.num_envs)
+    starts = math.ceil((empty_steps + config.train.learning_starts_steps) / config.env.num_envs)
     return max(math.ceil(starts / stride) - 1, 0) * stride
 
 
@@ -67,6 +80,19 @@ def is_due(config: Config, tick: chex.Numeric, period_steps: int) -> chex.Array:
 def has_passed(period_steps: int, steps_before: int, steps: int) -> bool:
     """Whether a multiple of a period lies after `steps_before`, up to `steps`; 0: never."""
     return period_steps > 0 and steps // period_steps > steps_before // period_steps
+
+
+def next_due_tick(config: Config, ticks: int) -> int:
+    """How many ticks have passed when next a log, an evaluation or a checkpoint is due.
+
+    `ticks` have passed so far. Due is the first tick that reaches a multiple of a period.
+    """
+    fields = config.train
+    evaluation = fields.eval_period_steps if fields.eval_episodes else 0
+    periods = (fields.log_period_steps, evaluation, fields.checkpoint_period_steps)
+    num_envs = config.env.num_envs
+    due = [-(-(ticks * num_envs // p + 1) * p // num_envs) for p in periods if p]
+    return min(due)
 
 
 def linear(
@@ -108,5 +134,5 @@ def importance_exponent(config: Config, tick: chex.Numeric) -> chex.Array:
         jnp.asarray(tick) * config.env.num_envs,
         start=fields.importance_exponent,
         end=fields.importance_exponent_final,
-        over_steps=fields.importance_anneal_steps or config.train.steps,
+        over_steps=fields.importance_anneal_steps or schedule_steps(config),
     )

@@ -14,7 +14,7 @@ def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = Parser(
         prog="python -m jdqn.evaluate",
-        description="Plays full games with the newest checkpoint of a run.",
+        description="Plays full games with a checkpoint of a run, by default the newest.",
         epilog="example: python -m jdqn.evaluate runs/Breakout-dqn-0-20260101-120000",
     )
     parser.add_argument("run", metavar="RUN", help="run directory of jdqn.train")
@@ -22,37 +22,41 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--epsilon", metavar="VALUE", help="exploration (default: the run's agent.epsilon_eval)"
     )
+    parser.add_argument(
+        "--checkpoint", metavar="STEPS", help="agent steps, or best (default: the newest)"
+    )
     arguments = parser.parse(argv)
     overrides = {"train__eval_episodes": parse_value(arguments.episodes)}
     if arguments.epsilon is not None:
         overrides["agent__epsilon_eval"] = parse_value(arguments.epsilon)
     try:
-        evaluate(pathlib.Path(arguments.run), overrides)
+        evaluate(pathlib.Path(arguments.run), arguments.checkpoint, overrides)
     except ConfigError as error:
         parser.error(str(error))
 
 
-def evaluate(run_dir: pathlib.Path, overrides: dict[str, Any]) -> None:
+def evaluate(run_dir: pathlib.Path, which: str | None, overrides: dict[str, Any]) -> None:
     """Plays with every seed of a run, by every policy, and prints what came of it."""
-    import jax
-
     from jdqn.runs import evaluation
 
-    config, agent, steps, state = evaluation.load_run(run_dir, **overrides)
+    config, agent, found, states = evaluation.load_run(run_dir, which, **overrides)
     fields = config.train
     if not fields.eval_episodes:
         raise ConfigError("--episodes 0: must be at least 1")
+    for damage in found.passed_over:
+        sys.stderr.write(f"warning: {damage}; an earlier checkpoint is used\n")
+    steps = found.manifest["steps"]
+    selected = " (selected: the best evaluation of the run; these are fresh games)"
     play = evaluation.make_evaluator(config, agent)
-    for i in range(fields.num_seeds):
-        one = state if fields.num_seeds == 1 else jax.tree.map(lambda x, i=i: x[i], state)
+    for i, state in enumerate(states):
         weights = ", mean weights" if config.network.noisy != "none" else ""
         sys.stdout.write(
             f"{config.env.name}, {config.agent.name}, seed {fields.seed + i}, after {steps:,} "
-            f"steps; {fields.eval_episodes} full games each, epsilon "
-            f"{config.agent.epsilon_eval:g}{weights}\n"
+            f"steps{selected if which == 'best' else ''}; {fields.eval_episodes} full games each, "
+            f"epsilon {config.agent.epsilon_eval:g}{weights}\n"
         )
         for policy in evaluation.policies(config):
-            result = play(one, fields.seed + i + evaluation.COMMAND_SEED_OFFSET, policy)
+            result = play(state, fields.seed + i + evaluation.COMMAND_SEED_OFFSET, policy)
             sys.stdout.write(_line(config, policy, result))
 
 

@@ -1,5 +1,6 @@
 """Training, from Python and by `python -m jdqn.train --env Breakout`."""
 
+import argparse
 import pathlib
 import shlex
 import sys
@@ -18,6 +19,7 @@ def train(
     run_dir: str | pathlib.Path | None = None,
     make_env: Callable[..., Any] | None = None,
     command: str = "",
+    resumes: bool = False,
 ) -> "Result":
     """Trains an agent and writes a run directory.
 
@@ -29,17 +31,20 @@ def train(
       make_env: how environments are made on the host, for training and evaluation alike; default
         `envs.make_env`.
       command: recorded in `config.toml`.
+      resumes: goes on with the run in `run_dir`, whose `config.toml` is `config` but for fields
+        that may change, see `runs.resume.CHANGEABLE`.
 
     Returns:
       Where the run lies and how it ended.
 
     Raises:
       ConfigError: before anything is written.
+      RunError: the run could not go on; what could be saved has been, and the sentence says so.
     """
     from jdqn import envs, loops
 
     make_env = make_env or envs.make_env
-    return loops.train(config, run_dir=run_dir, make_env=make_env, command=command)
+    return loops.train(config, run_dir=run_dir, make_env=make_env, command=command, resumes=resumes)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -59,16 +64,45 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--run-dir", metavar="DIR", help="where to write (default: runs/ENV-AGENT-SEED-TIME)"
     )
+    parser.add_argument("--resume", metavar="RUN", help="go on with a run, from its run directory")
     add_options(parser)
     arguments = parser.parse(argv)
     given = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "-m", "jdqn.train", *given])
     try:
-        result = train(from_options(arguments), run_dir=arguments.run_dir, command=command)
+        config, run_dir = _what_is_asked_for(arguments)
+        resumes = arguments.resume is not None
+        result = train(config, run_dir=run_dir, command=command, resumes=resumes)
     except ConfigError as error:
         parser.error(str(error))
+    except RuntimeError as error:
+        from jdqn.runs import stopping
+
+        if not isinstance(error, stopping.RunError):
+            raise
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        stopping.leave(error.status)
     if result.stopped_by:
-        raise SystemExit(128 + result.stopped_by)
+        from jdqn.runs import stopping
+
+        stopping.leave(128 + result.stopped_by)
+
+
+def _what_is_asked_for(arguments: argparse.Namespace) -> tuple[Config, str | None]:
+    """The configuration and the run directory of the options."""
+    if arguments.resume is None:
+        return from_options(arguments), arguments.run_dir
+    for option in ("run_dir", "config", "preset"):
+        if (value := getattr(arguments, option)) is not None:
+            name = option.replace("_", "-")
+            raise ConfigError(f"--{name} {value}: a run that goes on with --resume keeps its own")
+    file = pathlib.Path(arguments.resume) / "config.toml"
+    if not file.is_file():
+        raise ConfigError(
+            f"--resume {arguments.resume}: not a run directory, it has no config.toml"
+        )
+    arguments.config = str(file)
+    return from_options(arguments), arguments.resume
 
 
 if __name__ == "__main__":

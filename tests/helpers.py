@@ -27,10 +27,10 @@ TINY = {
 }
 
 
-def tiny(env="CartPole-v1", **overrides):
+def tiny(env="CartPole-v1", agent=None, **overrides):
     """A configuration that compiles and runs in a moment; `section__field=value`."""
     dotted = {name.replace("__", "."): value for name, value in overrides.items()}
-    return config.load_config(env=env, overrides=TINY | dotted)
+    return config.load_config(env=env, agent=agent, overrides=TINY | dotted)
 
 
 def vector_spec(width=3, frame_stack=2, num_actions=3):

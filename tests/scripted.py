@@ -45,6 +45,15 @@ class ScriptedEnv:
         self._ended = last.copy()
         return Timestep(self._frame(), reward, terminated, last, first)
 
+    def save(self):
+        return {"episode": self._episode, "step": self._step, "ended": self._ended}
+
+    def restore(self, saved, timestep):
+        self._episode, self._step, self._ended = (
+            np.array(saved[name]) for name in ("episode", "step", "ended")
+        )
+        return bool((self._frame() == timestep.frame).all())
+
     def close(self):
         self.closed = True
 

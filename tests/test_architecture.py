@@ -40,11 +40,12 @@ CORE = ("networks", "replay", "learning", "loops")
 ENVIRONMENTS = {"envpool", "gymnasium", "gymnax", "ale_py"}
 HEAVY_ENVIRONMENTS = {"envpool", "gymnax"}
 # Requirements whose package has another name.
-IMPORTED_AS = {"orbax-checkpoint": "orbax", "tomli-w": "tomli_w"}
+IMPORTED_AS = {"backports.zstd": "backports", "tomli-w": "tomli_w"}
+LATER_STANDARD_LIBRARY = {"compression"}  # from 3.14 on
 
 FILE_LINES = 400
 FUNCTION_LINES = 60
-CORE_LINES = 2_700  # 2,496 when the limit was set; more needs a reason
+CORE_LINES = 2_950  # 2,496 before loops could be taken up again; more needs a reason
 
 
 @functools.cache
@@ -129,7 +130,7 @@ def heavy_environments_at_the_top(module, tree):
 
 def extras_at_the_top(module, tree):
     """What an installation without extras does not have, outside functions."""
-    known = {"jdqn", *requirements(), *sys.stdlib_module_names}
+    known = {"jdqn", *requirements(), *sys.stdlib_module_names, *LATER_STANDARD_LIBRARY}
     yield from (name for name in imported(statements(tree)) if package_of(name) not in known)
 
 
@@ -242,7 +243,7 @@ def test_a_check_sees_what_it_forbids(check, module, source):
         (environments_outside, "envs/gym.py", "import gymnasium"),
         (environments_outside, "tools/peers.py", "import gymnasium"),
         (heavy_environments_at_the_top, "envs/atari.py", "def f():\n    import envpool"),
-        (extras_at_the_top, "runs/checkpoint.py", "import pathlib, tomli_w, orbax.checkpoint"),
+        (extras_at_the_top, "runs/checkpoint.py", "import pathlib, tomli_w, tensorboardX.summary"),
         (extras_at_the_top, "tools/peers.py", "def f():\n    import torch"),
         (
             long_functions,

@@ -14,12 +14,15 @@ def run_dir(tmp_path_factory):
     """What a CartPole run of 80 steps leaves, its parameters as they were drawn."""
     config = tiny(train__seed=4, train__steps=80, agent__epsilon_eval=0.3)
     path = tmp_path_factory.mktemp("run")
-    directory.RunDirectory(path, config, "").close()
+    of_run = directory.RunDirectory(path, config, "")
+    of_run.close()
     env = envs.make_env(config, num_envs=1)
     env.close()
     _, agent = shared.build(config, env.spec)
     state, _ = jax.jit(agent.init, compiler_options=QUICK)(jax.random.key(0))
-    checkpoint.save(path, 80, state, keep=1)
+    checkpoints = checkpoint.Checkpoints(config, path, of_run.run_id)
+    checkpoints.save_best(80, 20, [state], 1.0)
+    (path / "checkpoints" / "best.manifest").rename(path / "checkpoints" / "80.manifest")
     return path
 
 
@@ -53,7 +56,7 @@ def test_the_command_plays_and_prints(run_dir, capsys):
     first, second = capsys.readouterr().out.splitlines()
     for words in ["CartPole-v1", "dqn", "seed 4", "80 steps", "5 full games", "epsilon 0.5"]:
         assert words in first
-    loaded, agent, _, state = evaluation.load_run(
+    loaded, agent, _, (state,) = evaluation.load_run(
         run_dir, train__eval_episodes=5, agent__epsilon_eval=0.5
     )
     play = evaluation.make_evaluator(loaded, agent)

@@ -85,7 +85,8 @@ def load_config(
 def _read_user_file(file: str | pathlib.Path | None) -> Layer:
     """The layer of a user's file, without what a run records beside its configuration."""
     layer = _read(pathlib.Path(file)) if file is not None else {}
-    layer.pop("versions", None)
+    for record in ("versions", "resumed"):
+        layer.pop(record, None)
     for section, fields in layer.items():
         if not isinstance(fields, dict):
             raise ConfigError(f"{section} = {fields!r}: expected a section [{section}]")

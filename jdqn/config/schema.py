@@ -164,6 +164,9 @@ class Train(Section):
     """The run."""
 
     steps: PositiveSteps = _doc("agent steps over all environments (Atari: 4 frames each)")
+    schedule_steps: Steps = _doc(
+        "agent steps over which the schedules of a whole run stretch; 0: `steps`"
+    )
     learning_starts_steps: Steps = _doc("agent steps before the first update")
     update_period_steps: PositiveSteps = _doc("agent steps per update")
     seed: Annotated[int, Field(ge=0, lt=2**31 - 20_000)] = _doc("of everything random")
@@ -177,7 +180,10 @@ class Train(Section):
     eval_period_steps: Steps = _doc("agent steps between evaluations; 0: only at the end")
     eval_episodes: Count = _doc("full episodes of an evaluation; 0: never evaluate")
     checkpoint_period_steps: Steps = _doc("agent steps between checkpoints; 0: only at the end")
-    checkpoint_keep: Positive = _doc("checkpoints kept, the newest")
+    checkpoint_keep: Positive = _doc("checkpoints kept, the newest; the best is kept besides")
+    checkpoint_replay: bool = _doc(
+        "checkpoints hold the replay; without it a resumed run first fills a new one"
+    )
 
 
 class Config(Section):

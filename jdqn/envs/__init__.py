@@ -6,16 +6,27 @@ observation of a new episode with reward 0 and `first` set.
 
 import os
 import re
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 
 from jdqn.config import Config, ConfigError, suggest
+from jdqn.envs.guard import EnvError
 from jdqn.envs.jax_native import HostEnv, JaxEnv, env_key, is_native
 from jdqn.envs.jax_native import make as _make_native
 from jdqn.records import EnvSpec, Timestep
 
-__all__ = ["VectorEnv", "env_key", "is_native", "make_env", "make_native_env", "usable_cores"]
+__all__ = [
+    "EnvError",
+    "VectorEnv",
+    "env_key",
+    "is_native",
+    "make_env",
+    "make_native_env",
+    "says_no_limit",
+    "usable_cores",
+]
 
 
 class VectorEnv(Protocol):
@@ -37,6 +48,21 @@ class VectorEnv(Protocol):
 
     def close(self) -> None:
         """Frees what the environments hold."""
+        ...
+
+    def save(self) -> dict[str, np.ndarray] | None:
+        """What `restore` needs to bring these environments back exactly.
+
+        None: they cannot be brought back.
+        """
+        ...
+
+    def restore(self, saved: Mapping[str, np.ndarray], timestep: Timestep) -> bool:
+        """In place of `reset`, in environments freshly made with the same seed.
+
+        Goes to where `saved` was taken, `timestep` being what they showed last; returns whether
+        that is exactly where they are.
+        """
         ...
 
 
@@ -62,7 +88,7 @@ def make_env(config: Config, *, num_envs: int | None = None, seed: int | None = 
     from jdqn.envs import atari, gym
 
     if gym.is_known(name):
-        return gym.make(name, num_envs=num_envs, seed=seed, frame_stack=config.env.frame_stack)
+        return gym.make(config.env, num_envs=num_envs, seed=seed)
     games = atari.games()
     if games is None:
         raise ConfigError(
@@ -82,6 +108,23 @@ def make_native_env(config: Config, *, num_envs: int) -> JaxEnv:
       ConfigError: as `make_env`.
     """
     return _make_native(config.env, num_envs=num_envs)
+
+
+def says_no_limit(config: Config) -> str | None:
+    """What a run says of an environment that only `env.max_episode_steps` ends.
+
+    None where its episodes have a limit of their own: all that are written in JAX, and Atari,
+    whose usual limit this is.
+    """
+    from jdqn.envs import gym
+
+    name = config.env.name
+    if is_native(name) or not gym.is_known(name) or gym.has_limit(name):
+        return None
+    return (
+        f'env.name = "{name}" has no step limit of its own: its episodes are cut at '
+        f"env.max_episode_steps = {config.env.max_episode_steps:,}"
+    )
 
 
 def usable_cores() -> int:

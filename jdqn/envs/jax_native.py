@@ -1,7 +1,7 @@
 """Environments written in JAX: pure functions that the fused loop compiles."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import chex
@@ -26,6 +26,7 @@ class JaxEnvState(flax.struct.PyTreeNode):
 
     inner: Any  # gymnax states, leaves [E, ...]
     ended: chex.Array  # [E] bool: the next step resets
+    length: chex.Array  # [E] i32, steps of this episode
     key: chex.PRNGKey  # constant; every use folds in the tick
 
 
@@ -55,6 +56,7 @@ class _Inner(NamedTuple):
     params: Any
     spec: EnvSpec
     num_envs: int
+    max_episode_steps: int
     # Of a state: resets and steps of gymnax differ in the types of some numbers; a scan wants one.
     types: Any
 
@@ -85,7 +87,7 @@ def make(fields: Env, *, num_envs: int) -> JaxEnv:
         num_actions=int(env.action_space(params).n),
         scale=1.0,
     )
-    inner = _Inner(env, params, spec, num_envs, types)
+    inner = _Inner(env, params, spec, num_envs, fields.max_episode_steps, types)
     return JaxEnv(spec, functools.partial(_init, inner), functools.partial(_step, inner))
 
 
@@ -95,7 +97,8 @@ def _init(inner: _Inner, key: chex.PRNGKey) -> tuple[JaxEnvState, Timestep]:
     no = jnp.zeros((inner.num_envs,), bool)
     no_reward = jnp.zeros((inner.num_envs,), jnp.float32)
     timestep = Timestep(_frame(inner, observation), no_reward, no, no, ~no)
-    return JaxEnvState(inner=state, ended=no, key=step_key), timestep
+    length = jnp.zeros((inner.num_envs,), jnp.int32)
+    return JaxEnvState(inner=state, ended=no, length=length, key=step_key), timestep
 
 
 def _step(
@@ -105,7 +108,9 @@ def _step(
     keys = jax.random.split(step_key, inner.num_envs)
     stepped = jax.vmap(inner.env.step_env, in_axes=(0, 0, 0, None))
     observation, after, reward, terminated, _ = stepped(keys, state.inner, action, inner.params)
+    length = jnp.where(state.ended, 0, state.length + 1)
     truncated = jax.vmap(inner.env.is_truncated, in_axes=(0, None))(after, inner.params)
+    truncated |= length >= inner.max_episode_steps
     fresh_observation, fresh = _reset(inner, reset_key)
 
     def select(new: chex.Array, old: chex.Array) -> chex.Array:
@@ -123,7 +128,7 @@ def _step(
         first=state.ended,
     )
     inner_state = jax.tree.map(select, fresh, _typed(inner, after))
-    return JaxEnvState(inner=inner_state, ended=last, key=state.key), timestep
+    return JaxEnvState(inner=inner_state, ended=last, length=length, key=state.key), timestep
 
 
 def _reset(inner: _Inner, key: chex.PRNGKey) -> tuple[chex.Array, Any]:
@@ -216,3 +221,25 @@ class HostEnv:
 
     def close(self) -> None:
         """Nothing to free."""
+
+    def save(self) -> dict[str, np.ndarray] | None:
+        """The state, as numbered leaves, and the tick."""
+        leaves = jax.tree.leaves(self._state.replace(key=None))
+        named = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+        return {**named, "tick": np.asarray(self._tick)}
+
+    def restore(self, saved: Mapping[str, np.ndarray], timestep: Timestep) -> bool:
+        """Goes to a saved state."""
+        state, _ = self._env.init(self._key)
+        leaves, structure = jax.tree.flatten(state.replace(key=None))
+        arrays = [saved.get(f"leaf_{i}") for i in range(len(leaves))]
+        same = [
+            array is not None and (array.shape, array.dtype) == (leaf.shape, leaf.dtype)
+            for array, leaf in zip(arrays, leaves, strict=True)
+        ]
+        if not all(same) or "tick" not in saved:
+            return False
+        restored = jax.tree.unflatten(structure, [jnp.array(array) for array in arrays])
+        self._state = restored.replace(key=state.key)
+        self._tick = int(saved["tick"])
+        return True

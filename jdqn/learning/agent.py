@@ -12,7 +12,14 @@ import optax
 from jdqn.config import Config
 from jdqn.learning import actor, diagnostics, update, values
 from jdqn.learning.actor import ActorState
-from jdqn.learning.model import AgentState, Model, init_prior, init_variables, make_model
+from jdqn.learning.model import (
+    NEVER,
+    AgentState,
+    Model,
+    init_prior,
+    init_variables,
+    make_model,
+)
 from jdqn.learning.optimizer import make_optimizer
 from jdqn.records import EnvSpec, QOutput, Timestep
 from jdqn.replay import Replay, ReplayState
@@ -85,5 +92,6 @@ def init(
         key=learn_key,
         network_state=network_state,
         target_network_state=jax.tree.map(jnp.copy, network_state),
+        non_finite=jnp.full((2,), NEVER, jnp.int32),
     )
     return state, actor.init_actor(spec, act_key, config.env.num_envs)

@@ -16,6 +16,8 @@ from jdqn.records import EnvSpec, QOutput
 
 # Flax variables of the collections that no gradient trains, by collection; {}: none.
 NetworkState = dict[str, Any]
+# Beyond every number of an update.
+NEVER = 2**31 - 1
 
 
 class AgentState(flax.struct.PyTreeNode):
@@ -34,6 +36,7 @@ class AgentState(flax.struct.PyTreeNode):
     key: chex.PRNGKey  # constant; every use folds in the tick
     network_state: NetworkState
     target_network_state: NetworkState
+    non_finite: chex.Array  # [2] i32: first update of a loss, a gradient not finite; or NEVER
 
 
 class Model(NamedTuple):

@@ -12,7 +12,7 @@ import optax
 from jdqn import clock, kernels, networks
 from jdqn.config import Config
 from jdqn.learning import losses
-from jdqn.learning.model import AgentState, Model, NetworkState, ask
+from jdqn.learning.model import NEVER, AgentState, Model, NetworkState, ask
 from jdqn.learning.values import Calls, Purpose
 from jdqn.records import QOutput
 from jdqn.replay import Replay, ReplayState, priorities
@@ -81,12 +81,27 @@ def learn(
         lambda: (state.target_params, state.target_network_state),
     )
     state, replay_state = learnt.put_into(state, replay_state)
-    state = state.replace(target_params=target_params, target_network_state=target_network_state)
+    state = state.replace(
+        target_params=target_params,
+        target_network_state=target_network_state,
+        non_finite=jnp.minimum(state.non_finite, _first_non_finite(config, metrics, tick)),
+    )
     metrics = {name: jnp.mean(values) for name, values in metrics.items()}
     metrics["gradient_norm"] *= clock.updates_per_call(config)  # a sum: 0 but for the last update
     metrics["epsilon"] = clock.epsilon(config, tick)
     metrics["importance_exponent"] = clock.importance_exponent(config, tick)
     return state, replay_state, metrics
+
+
+def _first_non_finite(config: Config, metrics: Metrics, tick: chex.Numeric) -> chex.Array:
+    """First update of a call whose loss, whose gradient is not finite, `[2]` i32; or NEVER.
+
+    Of the gradients only the last one's norm is known: a parameter that is lost before shows in the
+    next loss. Remembered on the device, so that nothing is fetched to find out.
+    """
+    values = jnp.stack([metrics["loss"], metrics["gradient_norm"]])
+    numbers = clock.last_update(config, tick) - jnp.arange(values.shape[1])[::-1]
+    return jnp.min(jnp.where(jnp.isfinite(values), NEVER, numbers), axis=1)
 
 
 def update(

@@ -6,8 +6,8 @@ import pathlib
 from jdqn import envs
 from jdqn.config import Config, ConfigError
 from jdqn.loops import fused, host, shared
-from jdqn.runs import directory, evaluation
-from jdqn.runs.run import Result, Run
+from jdqn.runs import checkpoint, directory, evaluation, files, resume, stopping
+from jdqn.runs.run import Result, Run, title
 
 __all__ = ["train"]
 
@@ -19,6 +19,7 @@ def train(
     make_env: evaluation.MakeEnv = envs.make_env,
     command: str = "",
     on_host: bool = False,
+    resumes: bool = False,
 ) -> Result:
     """Trains in the loop that fits the environment; see `jdqn.train.train`.
 
@@ -28,9 +29,11 @@ def train(
       make_env: how environments are made on the host.
       command: recorded in `config.toml`.
       on_host: takes the host loop for an environment written in JAX too.
+      resumes: goes on with the run in `run_dir`.
 
     Raises:
       ConfigError: before anything is written.
+      RunError: the run could not go on; what could be saved has been.
     """
     in_jax = envs.is_native(config.env.name) and not on_host
     if config.train.num_seeds > 1 and not in_jax:
@@ -39,19 +42,63 @@ def train(
             "environment written in JAX, such as minatar/Breakout; run "
             f"{config.env.name} once for each seed"
         )
-    directory.check_run_dir(run_dir)
+    path = None if run_dir is None else pathlib.Path(run_dir)
     with contextlib.ExitStack() as stack:
-        if in_jax:
-            native = envs.make_native_env(config, num_envs=config.env.num_envs)
-            replay, agent = shared.build(config, native.spec)
-            parts = fused.Parts(config, native, replay, agent, fused.chunk_ticks(config))
-            turns = fused.turns(parts, fused.start(parts))
+        stop = stack.enter_context(stopping.signals())
+        resumed = None
+        if path is not None and resumes:
+            stack.enter_context(files.lock(path))
+            resumed = resume.prepare(path, config)
+            config = resumed.config
         else:
-            env = stack.enter_context(contextlib.closing(make_env(config)))
-            replay, agent = shared.build(config, env.spec)
-            turns = host.turns(config, env, replay, agent, host.start(config, env, replay, agent))
-        evaluate = evaluation.make_evaluator(config, agent, make_env)
-        stopped = stack.enter_context(shared.stop_signals())
-        run = Run(config, run_dir, agent, replay, evaluate, command)
-        with contextlib.closing(run), contextlib.closing(turns):
-            return shared.drive(run, turns, stopped)
+            directory.check_run_dir(path)
+        if in_jax:
+            begun = fused.begin(config, resumed)
+        else:
+            begun = host.begin(config, make_env, resumed, stack)
+        if path is None or not resumes:
+            path = directory.make_run_dir(path, config)
+            stack.enter_context(files.lock(path))
+        evaluate = evaluation.make_evaluator(config, begun.agent, make_env, stop)
+        run = _run(config, begun, resumed, evaluate, stop, path, command)
+        stack.enter_context(contextlib.closing(run))
+        turns = begun.turns(
+            stop=stop,
+            first_tick=resumed.found.manifest["tick"] if resumed else 0,
+            empty_steps=run.counters.empty_replay_steps,
+        )
+        stack.enter_context(contextlib.closing(turns))
+        return shared.drive(run, turns, stop)
+
+
+def _run(
+    config: Config,
+    begun: shared.Begun,
+    resumed: resume.Resumed | None,
+    evaluate: evaluation.Evaluator,
+    stop: stopping.Stop,
+    path: pathlib.Path,
+    command: str,
+) -> Run:
+    """What stands beside a loop, with the files of its directory."""
+    manifest = resumed.found.manifest if resumed else {}
+    steps = manifest.get("steps")
+    lengths = manifest.get("files")
+    of_run = directory.RunDirectory(path, config, command, resumed_steps=steps, lengths=lengths)
+    checkpoints = checkpoint.Checkpoints(config, path, of_run.run_id)
+    if resumed:
+        checkpoints.go_on_from(manifest)
+    run = Run(
+        config,
+        begun.agent,
+        evaluate,
+        of_run,
+        checkpoints,
+        stop,
+        title(config, begun.replay, path, steps or 0),
+        counted=resumed.counters if resumed else None,
+        held_out=begun.held_out,
+    )
+    for line in [*(resumed.said if resumed else ()), *begun.said]:
+        run.say(line)
+    return run

@@ -19,9 +19,12 @@ import numpy as np
 from jdqn import clock, envs, kernels, learning
 from jdqn.config import Config
 from jdqn.envs.jax_native import JaxEnv, JaxEnvState
-from jdqn.loops.shared import Carry, Turn
+from jdqn.loops.shared import Begun, Carry, Turn, build, restore
 from jdqn.records import Timestep
 from jdqn.replay import Replay, ReplayState
+from jdqn.runs import stopping
+from jdqn.runs.checkpoint import Position
+from jdqn.runs.resume import Resumed
 
 # Of a carry what a tick changes, and the timesteps seen.
 Played = tuple[learning.ActorState, ReplayState, JaxEnvState, Timestep, Timestep]
@@ -34,7 +37,7 @@ class Parts(NamedTuple):
     env: JaxEnv
     replay: Replay
     agent: learning.Agent
-    max_ticks: int  # the most ticks of one call; a multiple of `clock.ticks_per_call`
+    max_ticks: int  # the most ticks of one call
 
 
 def init(parts: Parts, seed: chex.Numeric) -> Carry:
@@ -58,24 +61,28 @@ def warm_up(
 def act_and_learn(
     parts: Parts, carry: Carry, first: chex.Numeric, num_ticks: chex.Numeric
 ) -> tuple[Carry, Timestep, dict]:
-    """Ticks with a call of `learn` after each `clock.ticks_per_call`, and its last metrics."""
+    """Ticks with a call of `learn` after each `clock.ticks_per_call`, and its last metrics.
+
+    They end where a call is due; they may begin between two of them.
+    """
     stride = clock.ticks_per_call(parts.config)
+    before = first % stride
 
     def body(call: chex.Numeric, loop: tuple[Carry, Timestep, Any]) -> tuple[Carry, Timestep, Any]:
         carry, seen, _ = loop
         # A loop of a length that XLA does not know: after an `add` that it can see, it would write
         # rows once more where they are read, and copy whole arrays for that.
-        start = call * stride
-        stop = jnp.minimum(start + stride, num_ticks)
+        start = jnp.maximum(call * stride - before, 0)
+        stop = jnp.minimum((call + 1) * stride - before, num_ticks)
         carry, seen = play(parts, carry, seen, first, start, stop)
-        tick = first + start + stride - 1
+        tick = first + (call + 1) * stride - before - 1
         state, replay_state, learned = parts.agent.learn(carry.state, carry.replay_state, tick)
         return carry._replace(state=state, replay_state=replay_state), seen, learned
 
     shapes = jax.eval_shape(parts.agent.learn, carry.state, carry.replay_state, first)[2]
     learned = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    before = (carry, _nothing_seen(parts), learned)
-    return jax.lax.fori_loop(0, num_ticks // stride, body, before)
+    loop = (carry, _nothing_seen(parts), learned)
+    return jax.lax.fori_loop(0, (before + num_ticks) // stride, body, loop)
 
 
 def play(
@@ -95,7 +102,7 @@ def play(
         action, actor = parts.agent.act(state, actor, timestep, tick)
         replay_state = parts.replay.add(replay_state, timestep, action, tick)
         env_state, following = parts.env.step(env_state, action, tick)
-        now = timestep._replace(frame=None)
+        now = timestep._replace(frame=_is_finite(timestep.frame))
         seen = jax.tree.map(lambda all_ticks, one: all_ticks.at[i].set(one), seen, now)
         return actor, replay_state, env_state, following, seen
 
@@ -103,11 +110,37 @@ def play(
     return Carry(state, *rest), seen
 
 
+def _is_finite(frame: chex.Array) -> chex.Array | None:
+    """Of each environment, `[E]`; None: frames are bytes."""
+    if not jnp.issubdtype(frame.dtype, jnp.floating):
+        return None
+    return jnp.all(jnp.isfinite(frame), axis=tuple(range(1, frame.ndim)))
+
+
 def _nothing_seen(parts: Parts) -> Timestep:
-    """Room for the timesteps of one call, frames left out, `[max_ticks, E]`."""
+    """Room for the timesteps of one call, in place of frames whether they are finite, `[n, E]`."""
     shape = (parts.max_ticks, parts.config.env.num_envs)
     no = jnp.zeros(shape, bool)
-    return Timestep(None, jnp.zeros(shape, jnp.float32), no, no, no)
+    of_floats = np.issubdtype(parts.env.spec.frame_dtype, np.floating)
+    return Timestep(no if of_floats else None, jnp.zeros(shape, jnp.float32), no, no, no)
+
+
+def begin(config: Config, resumed: Resumed | None) -> Begun:
+    """Makes or brings back what a run needs.
+
+    Raises:
+      ConfigError: parts that do not go together, or a checkpoint that does not fit.
+    """
+    env = envs.make_native_env(config, num_envs=config.env.num_envs)
+    replay, agent = build(config, env.spec)
+    parts = Parts(config, env, replay, agent, chunk_ticks(config))
+    carries = start(parts)
+    if resumed is None:
+        return Begun(replay, agent, functools.partial(turns, parts, carries))
+    like = jax.eval_shape(functools.partial(init, parts), np.int64(0))
+    restored = restore(resumed, replay, carries, like)
+    loop = functools.partial(turns, parts, restored.carries)
+    return Begun(replay, agent, loop, restored.held_out)
 
 
 def start(parts: Parts) -> list[Carry]:
@@ -125,39 +158,116 @@ def _stacked(config: Config) -> bool:
     return not kernels.on_cpu() and config.train.num_seeds > 1
 
 
-def turns(parts: Parts, carries: list[Carry]) -> Generator[Turn]:
-    """One turn a call of the compiled loop, of all seeds."""
-    config = parts.config
-    stacked = _stacked(config)
-    play_only = _compile(functools.partial(warm_up, parts), stacked)
-    play_and_learn = _compile(functools.partial(act_and_learn, parts), stacked)
+class Programs(NamedTuple):
+    """What a call runs, compiled."""
+
+    play_only: Any
+    play_and_learn: Any
+    hold_out: Any
+    refresh: Any
+
+
+def compile_all(parts: Parts, carry: Carry, stop: stopping.Stop) -> Programs:
+    """Compiles everything before the first tick, while there is nothing to lose.
+
+    Raises:
+      Interrupted: a stop was asked for.
+    """
+    stacked = _stacked(parts.config)
     hold_out = learning.held_out(parts.replay)
-    hold_out = jax.vmap(hold_out) if stacked else hold_out
+    hold_out = jax.jit(jax.vmap(hold_out)) if stacked else hold_out
+    refresh = parts.replay.refresh
+    refresh = jax.vmap(refresh, in_axes=(0, None)) if stacked else refresh
 
-    def each(trees: list[Any]) -> list[Any]:
-        """One tree for each seed."""
-        if not stacked:
-            return trees
-        return [jax.tree.map(lambda x, i=i: x[i], trees[0]) for i in range(config.train.num_seeds)]
+    def compiled(function: Any, *arguments: Any) -> Any:
+        return stopping.compiled(stop, function, *arguments)
 
+    return Programs(
+        play_only=compiled(_jit(warm_up, parts, stacked), carry, 0, 0),
+        play_and_learn=compiled(_jit(act_and_learn, parts, stacked), carry, 0, 0),
+        hold_out=compiled(hold_out, carry.replay_state),
+        refresh=jax.jit(refresh, donate_argnums=0),
+    )
+
+
+def turns(
+    parts: Parts,
+    carries: list[Carry],
+    *,
+    stop: stopping.Stop,
+    first_tick: int = 0,
+    empty_steps: int = 0,
+) -> Generator[Turn]:
+    """One turn a call of the compiled loop, of all seeds, after one of none.
+
+    `empty_steps` as for `clock.learns_at`.
+
+    Raises:
+      EnvError: a reward or an observation is not finite.
+      Interrupted: a stop was asked for while the programs were compiled.
+    """
+    config = parts.config
+    programs = compile_all(parts, carries[0], stop)
     learned: list[Any] = [{}] * config.train.num_seeds
+    each = functools.partial(_each, config)
+
+    def turn(tick: int, timesteps: list, held_out: list) -> Turn:
+        position = Position(tick + len(timesteps), carries, _nothing)
+        states = each([carry.state for carry in carries])
+        return Turn(tick, timesteps, position, states, learned, held_out)
+
+    yield turn(first_tick, [], [])
     # XLA leaves small matrices to one core: seeds share the cores from threads of their own.
     with concurrent.futures.ThreadPoolExecutor(envs.usable_cores()) as pool:
-        for tick, num_ticks, learns in chunks(config):
-            starts = tick == clock.first_learning_tick(config)
-            held_out = each([hold_out(c.replay_state) for c in carries]) if starts else []
-            program = play_and_learn if learns else play_only
+        for tick, num_ticks, learns in chunks(config, first_tick, empty_steps):
+            held_out = []
+            if tick == clock.first_learning_tick(config, empty_steps):
+                held_out = each([programs.hold_out(c.replay_state) for c in carries])
+                if empty_steps:  # as in the host loop
+                    carries = [_refreshed(programs, carry, tick - 1) for carry in carries]
+            program = programs.play_and_learn if learns else programs.play_only
             call = functools.partial(_call, program, tick, num_ticks)
             results = list(pool.map(call, carries))
             carries = [result[0] for result in results]
             if learns:
                 learned = each([result[2] for result in results])
             seen = each(jax.device_get([result[1] for result in results]))
+            _check_finite(config, tick, num_ticks, seen)
             timesteps = [
                 [jax.tree.map(lambda x, i=i: x[i], one) for one in seen] for i in range(num_ticks)
             ]
-            states = each([carry.state for carry in carries])
-            yield Turn(tick, timesteps, carries, states, learned, held_out)
+            yield turn(tick, timesteps, held_out)
+
+
+def _each(config: Config, trees: list[Any]) -> list[Any]:
+    """One tree for each seed."""
+    if not _stacked(config):
+        return trees
+    return [jax.tree.map(lambda x, i=i: x[i], trees[0]) for i in range(config.train.num_seeds)]
+
+
+def _refreshed(programs: Programs, carry: Carry, tick: int) -> Carry:
+    """A carry whose rank-based priorities are sorted."""
+    return carry._replace(replay_state=programs.refresh(carry.replay_state, tick))
+
+
+def _check_finite(config: Config, tick: int, num_ticks: int, seen: list[Timestep]) -> None:
+    """Raises EnvError where a reward or an observation of some ticks is not finite."""
+    for timestep in seen:
+        for what, values in (("reward", timestep.reward), ("observation", timestep.frame)):
+            if values is None:
+                continue
+            finite = np.isfinite(values) if what == "reward" else values
+            bad = np.argwhere(~finite[:num_ticks])
+            if len(bad):
+                steps = clock.steps_at(config, tick + int(bad[0, 0]))
+                raise envs.EnvError(
+                    f'environment "{config.env.name}": its {what} is not finite at step {steps:,}'
+                )
+
+
+def _nothing() -> None:
+    """The environment is in the carry."""
 
 
 def _call(program: Any, tick: int, num_ticks: int, carry: Carry) -> Any:
@@ -165,35 +275,37 @@ def _call(program: Any, tick: int, num_ticks: int, carry: Carry) -> Any:
     return jax.block_until_ready(program(carry, tick, num_ticks))
 
 
-def _compile(function: Any, stacked: bool) -> Any:
-    """Jits a part of the loop over a donated carry, vmapped over seeds where they are stacked."""
+def _jit(function: Any, parts: Parts, stacked: bool) -> Any:
+    """Jits a function over a donated carry, vmapped over seeds where they are stacked."""
+    function = functools.partial(function, parts)
     if stacked:
         function = jax.vmap(function, in_axes=(0, None, None))
     return kernels.jit_learning(function, 0)
 
 
 def chunk_ticks(config: Config) -> int:
-    """Ticks of one call: a log period, in whole learn calls."""
-    stride = clock.ticks_per_call(config)
-    return max(config.train.log_period_steps // config.env.num_envs // stride, 1) * stride
+    """The most ticks of one call: a log period."""
+    return -(-config.train.log_period_steps // config.env.num_envs)
 
 
-def chunks(config: Config) -> Iterator[tuple[int, int, bool]]:
-    """The calls of a run: first tick, number of ticks, whether they learn.
+def chunks(
+    config: Config, first_tick: int = 0, empty_steps: int = 0
+) -> Iterator[tuple[int, int, bool]]:
+    """The calls of a run from a tick on: first tick, number of ticks, whether they learn.
 
-    They end at multiples of `chunk_ticks`, and where learning starts.
+    They end where something is due, where learning starts, and where `learn` is called.
     """
     stride = clock.ticks_per_call(config)
-    length = chunk_ticks(config)
     total = clock.num_ticks(config)
-    first = clock.first_learning_tick(config)
-    tick = 0
+    first = clock.first_learning_tick(config, empty_steps)
+    tick = first_tick
     while tick < total:
-        learns = tick >= first and total - tick >= stride
-        until = min(tick // length * length + length, total)
-        if learns:
-            until = tick + (until - tick) // stride * stride
-        elif tick < first:
+        until = min(clock.next_due_tick(config, tick), total)
+        learns = False
+        if tick < first:
             until = min(until, first)
+        elif until // stride * stride > tick:
+            until = until // stride * stride
+            learns = True
         yield tick, until - tick, learns
         tick = until

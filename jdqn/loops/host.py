@@ -1,44 +1,181 @@
 """The host loop, for any environment behind the vector protocol."""
 
+import contextlib
+import functools
 from collections.abc import Generator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jdqn import clock, envs, kernels, learning
 from jdqn.config import Config
-from jdqn.loops.shared import Carry, Turn
+from jdqn.loops.shared import Begun, Carry, Turn, build, restore
+from jdqn.records import Timestep
 from jdqn.replay import Replay
+from jdqn.runs import stopping
+from jdqn.runs.checkpoint import Position
+from jdqn.runs.evaluation import MakeEnv
+from jdqn.runs.resume import Resumed
 
 
-def start(config: Config, env: envs.VectorEnv, replay: Replay, agent: learning.Agent) -> Carry:
-    """Before the first tick."""
+class Programs(NamedTuple):
+    """What a tick calls, compiled."""
+
+    act: Any
+    add: Any
+    learn: Any
+    hold_out: Any
+    refresh: Any
+
+
+def begin(
+    config: Config,
+    make_env: MakeEnv,
+    resumed: Resumed | None,
+    stack: contextlib.ExitStack,
+) -> Begun:
+    """Makes or brings back what a run needs; `stack` closes the environment.
+
+    Raises:
+      ConfigError: parts that do not go together, or a checkpoint that does not fit.
+      RunError: the environment cannot be started.
+    """
+
+    def made(**keywords: int) -> envs.VectorEnv:
+        env = envs.guard.guard(make_env(config, **keywords), config.env.name, config.env.num_envs)
+        return stack.enter_context(contextlib.closing(env))
+
+    env = made()
+    replay, agent = build(config, env.spec)
+    if resumed is None:
+        carry = start(config, replay, agent, _first_timestep(env))
+        return Begun(replay, agent, functools.partial(turns, config, env, replay, agent, carry))
+    empty = start(config, replay, agent, None)
+    like = jax.eval_shape(lambda carry: carry, empty._replace(timestep=_no_timestep(config, env)))
+    restored = restore(resumed, replay, [empty], like)
+    (carry,) = restored.carries
+    carry = carry._replace(timestep=jax.device_get(carry.timestep))
+    said = "the environments go on exactly where they were"
+    if restored.environment is None or not env.restore(restored.environment, carry.timestep):
+        env.close()
+        tick = resumed.found.manifest["tick"]
+        env = made(seed=_seed_at(config, tick))
+        replay_state = carry.replay_state
+        if tick:
+            replay_state = jax.jit(replay.seal, donate_argnums=0)(replay_state, tick - 1)
+        carry = carry._replace(replay_state=replay_state, timestep=_first_timestep(env))
+        said = "the environments cannot be brought back: they start new episodes"
+    loop = functools.partial(turns, config, env, replay, agent, carry)
+    return Begun(replay, agent, loop, restored.held_out, [said])
+
+
+def start(config: Config, replay: Replay, agent: learning.Agent, timestep: Any) -> Carry:
+    """Before the first tick; `timestep` is what the environment shows."""
     agent_key, replay_key = jax.random.split(jax.random.key(config.train.seed))
     state, actor = jax.jit(agent.init)(agent_key)
-    return Carry(state, actor, jax.jit(replay.init)(replay_key), None, env.reset())
+    return Carry(state, actor, jax.jit(replay.init)(replay_key), None, timestep)
+
+
+def _no_timestep(config: Config, env: envs.VectorEnv) -> Timestep:
+    """A timestep in form."""
+    num_envs = config.env.num_envs
+    no = np.zeros(num_envs, bool)
+    frame = np.zeros((num_envs, *env.spec.frame_shape), env.spec.frame_dtype)
+    return Timestep(frame, no.astype(np.float32), no, no, no)
+
+
+def _first_timestep(env: envs.VectorEnv) -> Timestep:
+    """Starts the environments. Raises RunError."""
+    try:
+        return env.reset()
+    except envs.EnvError as error:
+        raise stopping.RunError(f"{error}, before the first step") from error
+
+
+def _seed_at(config: Config, tick: int) -> int:
+    """Of environments that start anew at a tick: not the games of the start once more."""
+    return int(np.random.SeedSequence([config.train.seed, tick]).generate_state(1)[0] >> 2)
+
+
+def compile_all(
+    config: Config, replay: Replay, agent: learning.Agent, carry: Carry, stop: stopping.Stop
+) -> Programs:
+    """Compiles everything before the first tick, while there is nothing to lose.
+
+    Raises:
+      Interrupted: a stop was asked for.
+    """
+    state, actor, replay_state, _, timestep = carry
+    timestep = jax.eval_shape(lambda x: x, timestep)
+    action = jax.eval_shape(agent.act, state, actor, timestep, 0)[0]
+
+    def compiled(function: Any, *arguments: Any) -> Any:
+        return stopping.compiled(stop, function, *arguments)
+
+    return Programs(
+        act=compiled(jax.jit(agent.act, donate_argnums=1), state, actor, timestep, 0),
+        add=compiled(jax.jit(replay.add, donate_argnums=0), replay_state, timestep, action, 0),
+        learn=compiled(kernels.jit_learning(agent.learn, (0, 1)), state, replay_state, 0),
+        hold_out=compiled(learning.held_out(replay), replay_state),
+        refresh=jax.jit(replay.refresh, donate_argnums=0),
+    )
 
 
 def turns(
-    config: Config, env: envs.VectorEnv, replay: Replay, agent: learning.Agent, carry: Carry
+    config: Config,
+    env: envs.VectorEnv,
+    replay: Replay,
+    agent: learning.Agent,
+    carry: Carry,
+    *,
+    stop: stopping.Stop,
+    first_tick: int = 0,
+    empty_steps: int = 0,
 ) -> Generator[Turn]:
-    """One turn a tick."""
-    act = jax.jit(agent.act, donate_argnums=1)
-    add = jax.jit(replay.add, donate_argnums=0)
-    learn = kernels.jit_learning(agent.learn, (0, 1))
-    hold_out = learning.held_out(replay)
-    learned: dict[str, jax.Array] = {}
+    """One turn a tick, after one of none; `empty_steps` as for `clock.learns_at`.
+
+    Raises:
+      Interrupted: a stop was asked for while the programs were compiled.
+    """
+    programs = compile_all(config, replay, agent, carry, stop)
     state, actor, replay_state, _, timestep = carry
-    del carry  # its buffers are donated
-    for tick in range(clock.num_ticks(config)):
-        starts = tick == clock.first_learning_tick(config)
-        held_out = [hold_out(replay_state)] if starts else []
+    learned: dict[str, jax.Array] = {}
+    first_learning_tick = clock.first_learning_tick(config, empty_steps)
+
+    def turn(tick: int, seen: list, held_out: list, failure: str = "") -> Turn:
+        after = Carry(state, actor, replay_state, None, None if failure else timestep)
+        saved = _nothing if failure else env.save
+        position = Position(tick + len(seen), [after], saved)
+        return Turn(tick, seen, position, [state], [learned], held_out, failure)
+
+    yield turn(first_tick, [], [])
+    for tick in range(first_tick, clock.num_ticks(config)):
+        held_out = []
+        if tick == first_learning_tick:
+            held_out = [programs.hold_out(replay_state)]
+            if empty_steps:  # `learn` sorts before the first update of all, not before this one
+                replay_state = programs.refresh(replay_state, tick - 1)
         on_device = jax.device_put(timestep)
-        action, actor = act(state, actor, on_device, tick)
-        env.send(np.asarray(action))  # the emulators now run on host threads ...
-        replay_state = add(replay_state, on_device, action, tick)
-        if clock.learns_at(config, tick):  # ... while the device works beside them
-            state, replay_state, learned = learn(state, replay_state, tick)
-        following = env.recv()
-        after = Carry(state, actor, replay_state, None, following)
-        yield Turn(tick, [[timestep]], [after], [state], [learned], held_out)
-        timestep = following
+        action, actor = programs.act(state, actor, on_device, tick)
+        try:
+            env.send(np.asarray(action))  # the emulators now run on host threads ...
+        except envs.EnvError as error:
+            yield turn(tick, [], held_out, str(error))
+            return
+        replay_state = programs.add(replay_state, on_device, action, tick)
+        if clock.learns_at(config, tick, empty_steps):  # ... while the device works beside them
+            state, replay_state, learned = programs.learn(state, replay_state, tick)
+        seen = timestep
+        failure = ""
+        try:
+            timestep = env.recv()
+        except envs.EnvError as error:
+            failure = str(error)
+        yield turn(tick, [[seen]], held_out, failure)
+        if failure:
+            return
+
+
+def _nothing() -> None:
+    """An environment that failed cannot be brought back."""

@@ -1,18 +1,21 @@
 """What both loops share: what they carry, how a run is driven, and how it ends."""
 
-import contextlib
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import psutil
 
-from jdqn import kernels, learning
+from jdqn import envs, kernels, learning
 from jdqn.config import Config, ConfigError
 from jdqn.records import EnvSpec, Timestep
 from jdqn.replay import Replay, ReplayState, make_replay
+from jdqn.runs import checkpoint, stopping
+from jdqn.runs.checkpoint import Position, Restored
+from jdqn.runs.resume import Resumed
 from jdqn.runs.run import Learned, Result, Run, States
+from jdqn.runs.store import DamagedError
 
 
 class Carry(NamedTuple):
@@ -22,18 +25,19 @@ class Carry(NamedTuple):
     actor: learning.ActorState
     replay_state: ReplayState
     env_state: Any  # of an environment in JAX; None on the host, where it is the environment's own
-    timestep: Timestep  # to act on next
+    timestep: Timestep | None  # to act on next; None: the environment failed
 
 
 class Turn(NamedTuple):
-    """What a loop has done since its last turn: a tick, or several."""
+    """What a loop has done since its last turn: nothing at first, then a tick, or several."""
 
     first_tick: int
     timesteps: Sequence[Sequence[Timestep]]  # [ticks][seeds], what was acted on
-    carries: Sequence[Carry]  # after the last of these ticks: from here a loop can go on
-    states: States  # of each seed, in `carries`
+    position: Position  # after the last of these ticks
+    states: States  # of each seed
     learned: Learned  # of each seed, metrics of its last call of `learn`
     held_out: Sequence[jax.Array]  # of each seed, in the turn in which learning starts; else ()
+    failure: str = ""  # of the environment, a sentence: there is no next turn
 
 
 def build(config: Config, spec: EnvSpec) -> tuple[Replay, learning.Agent]:
@@ -47,40 +51,51 @@ def build(config: Config, spec: EnvSpec) -> tuple[Replay, learning.Agent]:
     return replay, learning.make_agent(config, spec, replay)
 
 
-def drive(run: Run, turns: Iterator[Turn], stopped: list[int]) -> Result:
-    """Takes turns of a loop until it ends, a signal came, or every seed has reached its goal.
+class Begun(NamedTuple):
+    """A loop before its first turn."""
 
-    `turns` has at least one; `stopped` are the signals received so far, see `stop_signals`.
+    replay: Replay
+    agent: learning.Agent
+    turns: Callable[..., Generator[Turn]]  # of `stop`, `first_tick` and `empty_steps`
+    held_out: Sequence[jax.Array] = ()  # of each seed, where a run goes on
+    said: Sequence[str] = ()  # what is to be known of how it goes on
+
+
+def restore(resumed: Resumed, replay: Replay, empty: list[Carry], like: Carry) -> Restored:
+    """What a run goes on with; `empty` are carries before the first tick, `like` one seed's.
+
+    Raises:
+      ConfigError: the checkpoint does not fit the configuration.
     """
-    for turn in turns:
-        for i, timesteps in enumerate(turn.timesteps):
-            run.count(turn.first_tick + i, timesteps)
-        if turn.held_out:
-            run.held_out = turn.held_out
-        if run.report(turn.states, turn.learned) or stopped:
-            break
-    return run.finish(turn.states, turn.learned, stopped_by=stopped[0] if stopped else 0)
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Yields a list that SIGINT and SIGTERM append to, so that the loop ends between ticks."""
-    received: list[int] = []
-
-    def note(number: int, _: object) -> None:
-        if received:  # the second time, at once
-            raise KeyboardInterrupt
-        received.append(number)
-
+    held_out = jax.eval_shape(learning.held_out(replay), like.replay_state)
     try:
-        old = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread, for instance in a notebook's executor
-        old = {}
+        return checkpoint.restore(resumed.found, empty, like, held_out)
+    except DamagedError as error:
+        raise ConfigError(f"the checkpoint does not fit the run: {error}") from None
+
+
+def drive(run: Run, turns: Iterator[Turn], stop: stopping.Stop) -> Result:
+    """Takes turns of a loop until it ends, a stop is asked for, or all seeds reach their goal.
+
+    Raises:
+      RunError: the run cannot go on; what could be saved has been.
+    """
     try:
-        yield received
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        for turn in turns:
+            for i, timesteps in enumerate(turn.timesteps):
+                run.count(turn.first_tick + i, timesteps)
+            run.hold_out(turn.held_out)
+            if turn.failure:
+                run.fail(turn.failure, turn.states, turn.position)
+            if run.report(turn.states, turn.learned, turn.position) or stop:
+                break
+        return run.finish(turn.states, turn.learned, turn.position)
+    except envs.EnvError as error:  # what it returned is in the replay: nothing is saved
+        raise stopping.RunError(f"{error}; {run.what_is_kept()}") from error
+    except stopping.Interrupted:
+        name = signal.Signals(stop.reason).name
+        sentence = f"stopped by {name} while compiling; {run.what_is_kept()}"
+        raise stopping.RunError(sentence, 128 + stop.reason) from None
 
 
 def check_memory(config: Config, replay: Replay) -> None:

@@ -1,4 +1,4 @@
-"""The replay as an immutable pytree: `init`, `add`, `sample`, `update`, `refresh`.
+"""The replay as an immutable pytree: `init`, `add`, `seal`, `sample`, `update`, `refresh`.
 
 A row is what the agent saw and what it then did, written once, when the action is chosen: single
 frames, not stacks, and no next observations. The reward and the flags of a row arrived *with* its
@@ -74,6 +74,7 @@ class Replay(NamedTuple):
 
     init: Callable[[chex.PRNGKey], ReplayState]
     add: Callable[[ReplayState, Timestep, chex.Array, chex.Numeric], ReplayState]
+    seal: Callable[[ReplayState, chex.Numeric], ReplayState]
     # Takes `priorities.uniforms`, a row of them for each transition.
     sample: Callable[[ReplayState, chex.Array, chex.Numeric], Batch]
     update: Callable[[ReplayState, Batch, chex.Array], ReplayState]
@@ -99,6 +100,7 @@ def make_replay(config: Config, spec: EnvSpec) -> Replay:
     return Replay(
         init=start,
         add=functools.partial(add, settings),
+        seal=functools.partial(seal, settings),
         sample=functools.partial(sample, settings),
         update=functools.partial(update, settings),
         refresh=functools.partial(refresh, settings),
@@ -183,6 +185,15 @@ def add(
         mask=old.mask.at[row].set(draw_mask(settings, jax.random.fold_in(state.key, tick))),
     )
     return state.replace(rows=rows, priorities=_open_and_close(settings, rows, state, row))
+
+
+def seal(settings: Settings, state: ReplayState, tick: chex.Numeric) -> ReplayState:
+    """Ends the episodes at the row of a tick, the newest: no return reaches beyond it.
+
+    For environments that start anew there, in the middle of an episode.
+    """
+    row = jnp.asarray(tick) % settings.num_rows
+    return state.replace(rows=state.rows.replace(last=state.rows.last.at[row].set(True)))
 
 
 def _open_and_close(

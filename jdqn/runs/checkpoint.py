@@ -1,77 +1,321 @@
-"""Checkpoints of the small state through Orbax; nothing is pickled."""
+"""What a checkpoint holds: everything, so that a run goes on as if nothing had happened.
 
+Parts, one blob each: `counters`, `held_out`, `environment`, and of each seed the fields of its
+carry (`0/state`, `0/actor`, ...). The rows of the replay are apart, see `runs.slices`.
+"""
+
+import importlib.metadata
+import json
 import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import chex
 import jax
-import orbax.checkpoint as ocp
+import jax.numpy as jnp
 
-from jdqn.config import ConfigError
-from jdqn.learning import AgentState
+from jdqn.config import Config, ConfigError
+from jdqn.replay import Rows
+from jdqn.runs import parts, slices
+from jdqn.runs.counters import Counters
+from jdqn.runs.parts import Arrays
+from jdqn.runs.store import BEST, DamagedError, Manifest, Store, blobs_of
 
-
-def _manager(run_dir: pathlib.Path, keep: int | None = None) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
-    return ocp.CheckpointManager((run_dir / "checkpoints").resolve(), options=options)
-
-
-def _parts(state: chex.ArrayTree) -> chex.ArrayTree:
-    """The fields of an agent's state; without a network state that it has not got.
-
-    So that checkpoints from before there was such a thing load.
-    """
-    if not isinstance(state, AgentState):
-        return state
-    return {name: value for name, value in vars(state).items() if not _is_empty(value)}
+# What brings an environment back: the actions of its running games, mostly.
+MAX_ENVIRONMENT_BYTES = 2**30
 
 
-def _is_empty(value: object) -> bool:
-    return isinstance(value, dict) and not value
+class Position(NamedTuple):
+    """Between two ticks: from here a loop can go on."""
+
+    tick: int  # the next one
+    carries: Sequence[Any]  # `loops.shared.Carry`, one for each seed, or one of all, stacked
+    environment: Callable[[], Arrays | None]  # what brings one on the host back; None: nothing
 
 
-def _storable(tree: chex.ArrayTree) -> chex.ArrayTree:
-    """Typed PRNG keys as plain integers."""
+class Found(NamedTuple):
+    """A checkpoint that has been verified."""
 
-    def plain(leaf: chex.Array) -> chex.Array:
-        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return jax.random.key_data(leaf) if is_key else leaf
-
-    return jax.tree.map(plain, tree)
+    store: Store
+    manifest: Manifest
+    passed_over: list[str]  # what was wrong with newer ones, a sentence each
 
 
-def save(run_dir: pathlib.Path, steps: int, state: chex.ArrayTree, *, keep: int) -> None:
-    """Writes `RUN/checkpoints/STEPS`, complete or not at all, and keeps the newest `keep`."""
-    with _manager(run_dir, keep) as manager:
-        if steps not in manager.all_steps():
-            manager.save(steps, args=ocp.args.StandardSave(_storable(_parts(state))))
+class Restored(NamedTuple):
+    """What a checkpoint gives back to a loop."""
+
+    carries: list[Any]
+    held_out: list[chex.Array]  # of each seed; empty before learning starts
+    environment: Arrays | None
 
 
-def restore(run_dir: pathlib.Path, like: chex.ArrayTree) -> tuple[int, chex.ArrayTree]:
-    """Reads the newest checkpoint of a run.
+def store_of(run_dir: pathlib.Path) -> Store:
+    """The checkpoints of a run directory."""
+    return Store(run_dir / "checkpoints")
+
+
+def versions() -> dict[str, str]:
+    """Of what computes: with others a run that goes on may differ in last digits."""
+    return {"jdqn": importlib.metadata.version("jdqn"), "jax": jax.__version__}
+
+
+def config_record(config: Config) -> dict[str, Any]:
+    """A configuration as JSON gives it back."""
+    sections = {name: section.model_dump() for name, section in config.sections.items()}
+    return json.loads(json.dumps(sections))
+
+
+# --- Writing ------------------------------------------------------------------------------------
+
+
+class Checkpoints:
+    """Those that a run writes; it remembers which slices of the replay are written already."""
+
+    def __init__(self, config: Config, run_dir: pathlib.Path, run_id: str):
+        self._config = config
+        self._store = store_of(run_dir)
+        self._run_id = run_id
+        self._slices: list[slices.Names] = []  # of the checkpoint before, by seed
+        self._tick = 0  # of the checkpoint before
+
+    def go_on_from(self, manifest: Manifest) -> None:
+        """Takes over what a checkpoint has written."""
+        self._slices = manifest["rows"]
+        self._tick = manifest["tick"]
+
+    def save(
+        self,
+        steps: int,
+        position: Position,
+        counters: Counters,
+        held_out: Sequence[chex.Array],
+        files: Mapping[str, int],
+    ) -> None:
+        """Writes a checkpoint, and deletes those that are too many.
+
+        Args:
+          steps: agent steps, its name.
+          position: from where a loop goes on.
+          counters: of the run.
+          held_out: of each seed, what diagnostics are taken on; may be empty.
+          files: lengths in bytes of the logs that belong to it.
+
+        Raises:
+          OSError: it could not be written; those before it are as they were.
+        """
+        num_seeds = self._config.train.num_seeds
+        trees: dict[str, Any] = {"counters": counters, "held_out": list(held_out)}
+        trees["environment"] = position.environment()
+        for i, carry in enumerate(_each(position.carries, num_seeds)):
+            trees |= {f"{i}/{field}": tree for field, tree in carry._asdict().items()}
+        rows: list[slices.Names] = []
+        try:
+            if self._config.train.checkpoint_replay:
+                rings = [_split(carry)[1] for carry in position.carries]
+                rows = slices.save(
+                    self._store, rings, num_seeds, position.tick, self._slices, self._tick
+                )
+            else:
+                trees = {k: v for k, v in trees.items() if not k.endswith("/replay_state")}
+            self._write(str(steps), steps, position.tick, trees, rows, files=dict(files))
+        except OSError:
+            self._store.sweep()  # what was written of it takes room
+            raise
+        self._slices = rows
+        self._tick = position.tick
+        # A later one is damaged, and its log was cut: the run went on from an earlier one.
+        earlier = [name for name in self._store.names() if int(name) <= steps]
+        self._store.thin(earlier[-self._config.train.checkpoint_keep :])
+
+    def save_best(self, steps: int, tick: int, states: Sequence[Any], mean: float) -> None:
+        """Writes the best checkpoint, agents only. Raises OSError."""
+        trees = {f"{i}/state": state for i, state in enumerate(states)}
+        try:
+            self._write(BEST, steps, tick, trees, [], return_mean=mean)
+        finally:
+            self._store.sweep()
+
+    def _write(
+        self,
+        name: str,
+        steps: int,
+        tick: int,
+        trees: Mapping[str, Any],
+        rows: list[slices.Names],
+        **more: Any,
+    ) -> None:
+        arrays = {name: parts.arrays_of(tree) for name, tree in trees.items()}
+        manifest = {
+            "run": self._run_id,
+            **versions(),
+            "config": config_record(self._config),
+            "steps": steps,
+            "tick": tick,
+            "parts": {n: parts.write(self._store, some) for n, some in arrays.items() if some},
+            "rows": rows,
+            **more,
+        }
+        self._store.write_manifest(name, manifest)
+
+
+def _each(carries: Sequence[Any], num_seeds: int) -> list[Any]:
+    """Carries without their rows, one for each seed."""
+    small = [_split(carry)[0] for carry in carries]
+    if len(small) == num_seeds:
+        return small
+    return [jax.tree.map(lambda x, i=i: x[i], small[0]) for i in range(num_seeds)]
+
+
+def _split(carry: Any) -> tuple[Any, Rows]:
+    """A carry without its rows, and the rows."""
+    replay_state = carry.replay_state
+    return carry._replace(replay_state=replay_state.replace(rows=None)), replay_state.rows
+
+
+# --- Reading ------------------------------------------------------------------------------------
+
+
+def find(
+    run_dir: pathlib.Path, which: str | None = None, *, run_id: str | None, agents_only: bool
+) -> Found:
+    """Finds a checkpoint and verifies every byte of it that will be used.
 
     Args:
       run_dir: the run directory.
-      like: a tree of the same structure, shapes and dtypes, such as an initial state.
-
-    Returns:
-      Agent steps at the checkpoint, and the state.
+      which: agent steps, or `best`; None: the newest that verifies.
+      run_id: of the run that must have written it; None: any.
+      agents_only: whether the agents alone will be used.
 
     Raises:
-      ConfigError: no checkpoint there.
+      ConfigError: there is none, or none that verifies.
     """
-    if not (run_dir / "checkpoints").is_dir():
+    store = store_of(run_dir)
+    names = store.names()
+    if which is not None:
+        names = _named(store, names, which)
+    damages: list[str] = []
+    for name in reversed(names):
+        try:
+            manifest = _verified(store, name, run_id, agents_only)
+        except DamagedError as error:
+            damages.append(str(error))
+            continue
+        return Found(store, manifest, damages)
+    if damages:
+        raise ConfigError(f"{run_dir} has no checkpoint that can be used: {damages[0]}")
+    if not store.folder.is_dir():
         raise ConfigError(f"{run_dir} has no checkpoint: expected a run directory of jdqn.train")
-    with _manager(run_dir) as manager:
-        steps = manager.latest_step()
-        if steps is None:
-            raise ConfigError(f"{run_dir} has no finished checkpoint yet")
-        parts = _parts(like)
-        abstract = jax.eval_shape(_storable, parts)
-        plain = manager.restore(steps, args=ocp.args.StandardRestore(abstract))
+    if any(path.is_dir() and path.name.isdecimal() for path in store.folder.iterdir()):
+        raise ConfigError(
+            f"{run_dir} has checkpoints of jdqn before 0.2, which wrote them through Orbax; this "
+            "version does not read them: use them with jdqn 0.1, or train again"
+        )
+    raise ConfigError(f"{run_dir} has no finished checkpoint yet")
 
-    def keyed(leaf: chex.Array, original: chex.Array) -> chex.Array:
-        is_key = jax.dtypes.issubdtype(original.dtype, jax.dtypes.prng_key)
-        return jax.random.wrap_key_data(leaf) if is_key else leaf
 
-    restored = jax.tree.map(keyed, plain, parts)
-    return steps, like.replace(**restored) if isinstance(like, AgentState) else restored
+def _named(store: Store, names: list[str], which: str) -> list[str]:
+    plain = which.replace("_", "").replace(",", "")
+    number = str(int(plain)) if plain.isascii() and plain.isdecimal() else which
+    if (number == BEST and store.has(BEST)) or number in names:
+        return [number]
+    known = ", ".join([*names, *[BEST] * store.has(BEST)]) or "none"
+    raise ConfigError(f"--checkpoint {which}: expected agent steps or best (there are: {known})")
+
+
+def _verified(store: Store, name: str, run_id: str | None, agents_only: bool) -> Manifest:
+    """The manifest of a checkpoint whose blobs are what was written. Raises DamagedError."""
+    manifest = store.read_manifest(name)
+    if name not in (BEST, str(manifest.get("steps"))):
+        raise DamagedError(f"{store.path_of(name)} is of another checkpoint")
+    if run_id is not None and manifest.get("run") != run_id:
+        raise DamagedError(f"{store.path_of(name)} is of another run")
+    blobs = blobs_of(manifest)
+    if agents_only:
+        states = {n: entry for n, entry in manifest["parts"].items() if n.endswith("/state")}
+        blobs = blobs_of({"parts": states, "rows": []})
+    for blob in dict.fromkeys(blobs):
+        if not store.is_intact(blob):
+            raise DamagedError(f"{store.path_of_blob(blob)} is missing or has changed")
+    return manifest
+
+
+def load_states(found: Found, like: Any, num_seeds: int) -> list[Any]:
+    """The agents' states, one for each seed, leaves as NumPy arrays or typed keys.
+
+    Raises:
+      DamagedError: it does not fit `like`, the state of one seed.
+    """
+    return [_part(found, f"{i}/state", like) for i in range(num_seeds)]
+
+
+def _part(found: Found, name: str, like: Any) -> Any:
+    expected = parts.forms_of(like)
+    if not expected:
+        return like
+    entry = found.manifest["parts"].get(name)
+    return parts.tree_like(like, parts.read(found.store, entry, expected))
+
+
+def load_counters(found: Found, like: Counters) -> Counters:
+    """The counters of the run. Raises DamagedError where they do not fit `like`."""
+    return _part(found, "counters", like)
+
+
+def restore(found: Found, empty: list[Any], like: Any, held_out: Any) -> Restored:
+    """Everything that a loop goes on with.
+
+    Args:
+      found: a verified checkpoint.
+      empty: carries before the first tick, one for each seed, or one of all, stacked; donated.
+      like: the abstract carry of one seed.
+      held_out: abstract observations of one seed's diagnostics.
+
+    Raises:
+      DamagedError: it does not fit.
+    """
+    manifest = found.manifest
+    there = manifest["parts"]
+    small, _ = _split(like)
+    num_seeds = sum(name.endswith("/state") for name in there)
+    seeds = [
+        {
+            field: _part(found, f"{i}/{field}", getattr(small, field))
+            for field in small._fields
+            if f"{i}/{field}" in there
+        }
+        for i in range(num_seeds)
+    ]
+    carries = _fill(empty, seeds)
+    if manifest["rows"]:
+        rings = [carry.replay_state.rows for carry in carries]
+        tick = manifest["tick"]
+        rings = slices.restore(found.store, rings, num_seeds, tick, manifest["rows"])
+        carries = [
+            carry._replace(replay_state=carry.replay_state.replace(rows=ring))
+            for carry, ring in zip(carries, rings, strict=True)
+        ]
+    environment = None
+    if "environment" in there:
+        environment = parts.read_any(found.store, there["environment"], MAX_ENVIRONMENT_BYTES)
+    seen = [held_out] * num_seeds if "held_out" in there else []
+    observations = [jnp.array(array) for array in _part(found, "held_out", seen)]
+    return Restored(carries, observations, environment)
+
+
+def _fill(empty: list[Any], seeds: list[dict[str, Any]]) -> list[Any]:
+    """Carries with the fields of each seed in place, on the device; rows stay as they are."""
+    on_device = [jax.tree.map(_on_device, fields) for fields in seeds]
+    if len(empty) < len(seeds):
+        on_device = [jax.tree.map(lambda *x: jnp.stack(x), *on_device)]
+    filled = []
+    for carry, fields in zip(empty, on_device, strict=True):
+        if "replay_state" in fields:
+            rows = carry.replay_state.rows
+            fields["replay_state"] = fields["replay_state"].replace(rows=rows)
+        filled.append(carry._replace(**fields))
+    return filled
+
+
+def _on_device(leaf: Any) -> chex.Array:
+    """A copy of its own: it will be donated."""
+    return leaf if isinstance(leaf, jax.Array) else jnp.array(leaf)

@@ -1,5 +1,6 @@
 """The counters of a run: a plain pytree, all that a run knows beside its agents and replays."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -7,9 +8,10 @@ from jdqn import clock
 from jdqn.config import Config
 from jdqn.records import Timestep
 from jdqn.runs import episodes
-from jdqn.runs.episodes import Episode, Episodes
+from jdqn.runs.episodes import Episode, Episodes, Evaluation
 
 NOT_REACHED = -1
+NO_EVALUATION = Evaluation(0, -math.inf, -math.inf, 0.0, 0.0)
 
 
 class Counters(NamedTuple):
@@ -17,9 +19,14 @@ class Counters(NamedTuple):
 
     steps: int  # counted
     updates: int
+    seconds: float  # that the run has taken
+    empty_replay_steps: int  # at which the replay was last empty: 0, but for a resume without it
     reported_steps: int  # up to here all that was due has been done
     logged_steps: int  # at the last log event
     evaluated_steps: int  # at the last evaluation
+    evaluation_owed: int  # 1: a stop broke off the evaluation that was due
+    evaluations: tuple[Evaluation, ...]  # the last one by seed; or NO_EVALUATION
+    best_return: float  # the best mean of an evaluation, over seeds; -inf before the first
     episodes: tuple[Episodes, ...]  # by seed
     reached_steps: tuple[int, ...]  # by seed, where `stop_return` was reached; or NOT_REACHED
 
@@ -30,9 +37,14 @@ def start(config: Config) -> Counters:
     return Counters(
         steps=0,
         updates=0,
+        seconds=0.0,
+        empty_replay_steps=0,
         reported_steps=0,
         logged_steps=0,
         evaluated_steps=0,
+        evaluation_owed=0,
+        evaluations=(NO_EVALUATION,) * num_seeds,
+        best_return=-math.inf,
         episodes=tuple(episodes.start(config.env.num_envs) for _ in range(num_seeds)),
         reached_steps=(NOT_REACHED,) * num_seeds,
     )
@@ -44,7 +56,8 @@ def count(
     """Counts one tick, a timestep for each seed; returns the episodes that ended, by seed."""
     steps = int(clock.steps_at(config, tick))
     target = config.train.stop_return
-    updates = clock.updates_per_call(config) if clock.learns_at(config, tick) else 0
+    learns = clock.learns_at(config, tick, counters.empty_replay_steps)
+    updates = clock.updates_per_call(config) if learns else 0
     tracked = [
         episodes.track(before, timestep)
         for before, timestep in zip(counters.episodes, timesteps, strict=True)

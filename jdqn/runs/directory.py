@@ -1,21 +1,32 @@
 """The files of a run directory."""
 
+import contextlib
 import csv
 import datetime
 import importlib.metadata
+import io
+import itertools
 import json
 import math
 import pathlib
 import platform
+import secrets
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Mapping
-from typing import TextIO
-
-import tensorboardX
+from typing import Any
 
 from jdqn.config import Config, ConfigError, to_toml
+from jdqn.runs.board import Board
 from jdqn.runs.episodes import Episode, Evaluation
+from jdqn.runs.files import LogFile, sync_folder, write_whole
+
+HEADERS = {
+    "metrics.jsonl": "",
+    "episodes.csv": "steps,seed,return,length\r\n",
+    "evaluations.csv": f"steps,seed,policy,{','.join(Evaluation._fields)}\r\n",
+}
 
 
 def default_run_dir(config: Config) -> pathlib.Path:
@@ -39,69 +50,155 @@ def check_run_dir(run_dir: str | pathlib.Path | None) -> None:
         raise ConfigError(f"cannot use run directory {path}: {error.strerror}") from None
 
 
+def make_run_dir(run_dir: str | pathlib.Path | None, config: Config) -> pathlib.Path:
+    """Makes a run directory, by default one that no other process has.
+
+    Raises:
+      ConfigError: it is taken, or cannot be made.
+    """
+    check_run_dir(run_dir)
+    path = pathlib.Path(run_dir) if run_dir is not None else default_run_dir(config)
+    try:
+        if run_dir is not None:
+            path.mkdir(parents=True, exist_ok=True)
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(2):
+            with contextlib.suppress(FileExistsError):
+                path.mkdir()
+                return path
+            path = path.with_name(f"{default_run_dir(config).name}-{number}")
+    except OSError as error:
+        raise ConfigError(f"cannot make run directory {path}: {error.strerror}") from None
+    raise AssertionError
+
+
 class RunDirectory:
     """Writes `config.toml`, `metrics.jsonl`, `episodes.csv`, `evaluations.csv` and TensorBoard."""
 
-    def __init__(self, path: pathlib.Path, config: Config, command: str):
-        check_run_dir(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            text = to_toml(config, versions=_versions(command))
-            (path / "config.toml").write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"cannot write run directory {path}: {error.strerror}") from None
+    def __init__(
+        self,
+        path: pathlib.Path,
+        config: Config,
+        command: str,
+        *,
+        resumed_steps: int | None = None,
+        lengths: Mapping[str, int] | None = None,
+    ):
+        """Opens the files of a run, new or gone on with.
+
+        Args:
+          path: a folder that is there.
+          config: resolved.
+          command: that started the run, or goes on with it.
+          resumed_steps: agent steps from which it goes on; None: a new run.
+          lengths: of the logs there, in bytes.
+
+        Raises:
+          ConfigError: it cannot be written.
+        """
         self.path = path
         self._several = config.train.num_seeds > 1
-        self._metrics = (path / "metrics.jsonl").open("w", encoding="utf-8")
-        self._episodes = self._table("episodes.csv", ["steps", "seed", "return", "length"])
-        self._evaluations = self._table(
-            "evaluations.csv", ["steps", "seed", "policy", *Evaluation._fields]
-        )
-        self._tensorboard = tensorboardX.SummaryWriter(str(path))
-
-    def _table(self, name: str, header: Iterable[str]) -> TextIO:
-        file = (self.path / name).open("w", encoding="utf-8", newline="")
-        csv.writer(file).writerow(header)
-        return file
+        try:
+            record = _record(path, command, resumed_steps)
+            write_whole(path / "config.toml", to_toml(config, **record).encode("utf-8"))
+            sync_folder(path)
+            self._logs = {name: _open(path / name, name, lengths or {}) for name in HEADERS}
+        except OSError as error:
+            raise ConfigError(f"cannot write run directory {path}: {error.strerror}") from None
+        self.run_id: str = record["versions"]["run"]
+        self._board = Board(path, purge_steps=resumed_steps)
 
     def _suffix(self, seed: float | int | None) -> str:
         """What tells the curves of several seeds apart."""
         return f"/seed_{seed}" if self._several and seed is not None else ""
 
-    def log(self, steps: int, values: Mapping[str, float | int | None]) -> None:
-        """One line of metrics.jsonl, and the same on TensorBoard."""
-        finite = {k: v if v is None or math.isfinite(v) else None for k, v in values.items()}
-        self._metrics.write(json.dumps({"steps": steps, **finite}) + "\n")
-        for name, value in values.items():
-            if value is not None and name != "seed":
-                self._tensorboard.add_scalar(
-                    f"{name}{self._suffix(values.get('seed'))}", value, steps
-                )
-        for file in (self._metrics, self._episodes):
-            file.flush()
+    def log(self, steps: int, *rows: Mapping[str, float | int | None]) -> None:
+        """A line of metrics.jsonl for each seed, and the same on TensorBoard.
+
+        Raises:
+          OSError: it cannot be written now; the lines are kept, and tried again.
+        """
+        for row in rows:
+            finite = {k: v if v is None or math.isfinite(v) else None for k, v in row.items()}
+            self._logs["metrics.jsonl"].append(json.dumps({"steps": steps, **finite}) + "\n")
+        self.flush()
+        for row in rows:
+            suffix = self._suffix(row.get("seed"))
+            drawn = {k + suffix: v for k, v in row.items() if v is not None and k != "seed"}
+            self._board.add(drawn, steps)
 
     def episodes(self, steps: int, seed: int, episodes: Iterable[Episode]) -> None:
-        """One row of episodes.csv for each finished episode."""
+        """One row of episodes.csv for each finished episode, written with the next log event."""
         rows = ([steps, seed, e.episode_return, e.length] for e in episodes)
-        csv.writer(self._episodes).writerows(rows)
+        self._logs["episodes.csv"].append(_csv(rows))
 
     def evaluation(self, steps: int, seed: int, policy: str, result: Evaluation) -> None:
-        """One row of evaluations.csv."""
-        csv.writer(self._evaluations).writerow([steps, seed, policy, *result])
-        self._evaluations.flush()
-        self._tensorboard.add_scalar(
-            f"evaluation/{policy}{self._suffix(seed)}", result.return_mean, steps
-        )
+        """One row of evaluations.csv. Raises OSError as `log`."""
+        self._logs["evaluations.csv"].append(_csv([[steps, seed, policy, *result]]))
+        self.flush()
+        self._board.add({f"evaluation/{policy}{self._suffix(seed)}": result.return_mean}, steps)
+
+    def flush(self) -> None:
+        """Writes what is pending. Raises OSError."""
+        for log in self._logs.values():
+            log.flush()
+
+    def sync(self) -> dict[str, int]:
+        """Writes the logs to the disk itself; returns their lengths in bytes. Raises OSError."""
+        return {name: log.sync() for name, log in self._logs.items()}
 
     def close(self) -> None:
-        """Closes every file."""
-        for file in (self._metrics, self._episodes, self._evaluations):
-            file.close()
-        self._tensorboard.close()
+        """Closes every file. Raises OSError where the last lines cannot be written."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._board.close)
+            for log in self._logs.values():
+                stack.callback(log.close)
 
 
-def _versions(command: str) -> dict[str, str]:
-    """What a run needs to be repeated: versions, the command, the git revision of the code."""
+def _open(path: pathlib.Path, name: str, lengths: Mapping[str, int]) -> LogFile:
+    there = lengths.get(name, 0) if path.is_file() else 0
+    log = LogFile(path, there)
+    if not there:
+        log.append(HEADERS[name])
+        log.flush()
+    return log
+
+
+def _csv(rows: Iterable[Iterable[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
+
+
+def read_record(path: pathlib.Path) -> dict[str, Any]:
+    """What `config.toml` records beside the configuration: `versions`, and `resumed`."""
+    try:
+        layer = tomllib.loads((path / "config.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    found = {"versions": layer.get("versions"), "resumed": layer.get("resumed", [])}
+    return found if isinstance(found["versions"], dict) else {}
+
+
+def run_id_of(path: pathlib.Path) -> str | None:
+    """The name that a run's checkpoints bear; None: it has none."""
+    return read_record(path).get("versions", {}).get("run")
+
+
+def _record(path: pathlib.Path, command: str, resumed_steps: int | None) -> dict[str, Any]:
+    """What the run needs to be repeated, of its start and of each time it was gone on with."""
+    command = command or " ".join(sys.argv)
+    now = {**_versions(), "command": command}
+    before = read_record(path) if resumed_steps is not None else {}
+    if not before:
+        return {"versions": {"run": secrets.token_hex(8), **now}}
+    again = {"steps": resumed_steps, **now}
+    return {"versions": before["versions"], "resumed": [*before["resumed"], again]}
+
+
+def _versions() -> dict[str, str]:
+    """Versions, and the git revision of the code."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy", "gymnasium", "envpool")
     found = {"jdqn": importlib.metadata.version("jdqn"), "python": platform.python_version()}
     for package in packages:
@@ -120,4 +217,4 @@ def _versions(command: str) -> dict[str, str]:
         revision = answer.stdout.strip() or revision
     except OSError:
         pass
-    return {**found, "git": revision, "command": command or " ".join(sys.argv)}
+    return {**found, "git": revision}

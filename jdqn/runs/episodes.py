@@ -51,7 +51,7 @@ def start(num_envs: int) -> Episodes:
 def track(episodes: Episodes, timestep: Timestep) -> tuple[Episodes, list[Episode]]:
     """Sums the raw reward to the true end of each episode; returns those that a timestep ended."""
     first = np.asarray(timestep.first)
-    episode_return = np.where(first, 0.0, episodes.episode_return + timestep.reward)
+    episode_return = np.where(first, 0.0, episodes.episode_return + np.asarray(timestep.reward))
     length = np.where(first, 0, episodes.length + 1)
     episodes = episodes._replace(episode_return=episode_return, length=length)
     ended = [

@@ -15,8 +15,9 @@ from jdqn import envs, learning, replay
 from jdqn.config import Config, ConfigError, load_config, with_overrides
 from jdqn.learning import ActorState, Agent, AgentState
 from jdqn.records import Timestep
-from jdqn.runs import checkpoint, episodes
+from jdqn.runs import checkpoint, directory, episodes, stopping
 from jdqn.runs.episodes import Episode, Evaluation
+from jdqn.runs.store import DamagedError
 
 # Far from the training seeds, and apart from each other: what picks the best evaluation of a run
 # must not also be what scores it.
@@ -24,13 +25,19 @@ TRAINING_SEED_OFFSET = 10_000
 COMMAND_SEED_OFFSET = 20_000
 MAX_PARALLEL_GAMES = 32
 TICKS_PER_CALL = 64
+ATTEMPTS = 5
 
 MakeEnv = Callable[..., envs.VectorEnv]
 Evaluator = Callable[[AgentState, int, str], Evaluation]
 Player = Callable[[AgentState, ActorState, int], Generator[Timestep]]
 
 
-def make_evaluator(config: Config, agent: Agent, make_env: MakeEnv = envs.make_env) -> Evaluator:
+def make_evaluator(
+    config: Config,
+    agent: Agent,
+    make_env: MakeEnv = envs.make_env,
+    stop: stopping.Stop | None = None,
+) -> Evaluator:
     """Builds the function that plays `train.eval_episodes` full games.
 
     It makes its own environments, and consumes no training key. Every environment plays a fixed
@@ -40,6 +47,7 @@ def make_evaluator(config: Config, agent: Agent, make_env: MakeEnv = envs.make_e
       config: uses `env`, `train.eval_episodes`, `agent.epsilon_eval`.
       agent: whose `act_in_evaluation` plays.
       make_env: how environments are made.
+      stop: breaks an evaluation off; the function raises `stopping.Interrupted` then.
 
     Returns:
       A function of the agent's state, the environments' first seed and the policy: `vote`, `mean`
@@ -48,9 +56,9 @@ def make_evaluator(config: Config, agent: Agent, make_env: MakeEnv = envs.make_e
     num_episodes = config.train.eval_episodes
     num_envs = min(num_episodes, MAX_PARALLEL_GAMES)
     if envs.is_native(config.env.name):
-        play = _player_of_native(config, agent, num_envs)
+        play = _player_of_native(config, agent, num_envs, stop)
     else:
-        play = _player_on_host(config, agent, num_envs, make_env)
+        play = _player_on_host(config, agent, num_envs, make_env, stop)
 
     def evaluate(state: AgentState, seed: int, policy: str) -> Evaluation:
         # Apart from the environments' key of the same seed.
@@ -58,7 +66,7 @@ def make_evaluator(config: Config, agent: Agent, make_env: MakeEnv = envs.make_e
         actor = agent.init_actor(key, num_envs)
         actor = actor.replace(head=jnp.full_like(actor.head, head_of(policy)))
         with contextlib.closing(play(state, actor, seed)) as games:
-            return summary(_finished(games, num_envs, num_episodes))
+            return summary(_finished(games, num_envs, num_episodes, stop))
 
     return evaluate
 
@@ -72,13 +80,17 @@ def head_of(policy: str) -> int:
     return int(policy.removeprefix("head_"))
 
 
-def _finished(games: Iterable[Timestep], num_envs: int, num_episodes: int) -> list[Episode]:
+def _finished(
+    games: Iterable[Timestep], num_envs: int, num_episodes: int, stop: stopping.Stop | None
+) -> list[Episode]:
     """The first episodes of each environment, their numbers fixed beforehand."""
     tracked = episodes.start(num_envs)
     left = np.full(num_envs, num_episodes // num_envs)
     left[: num_episodes % num_envs] += 1
     finished: list[Episode] = []
     for timestep in games:
+        if stop is not None:
+            stop.check()
         tracked, ended = episodes.track(tracked, timestep)
         for episode in ended:
             if left[episode.env]:
@@ -89,8 +101,10 @@ def _finished(games: Iterable[Timestep], num_envs: int, num_episodes: int) -> li
     return finished
 
 
-def _player_on_host(config: Config, agent: Agent, num_envs: int, make_env: MakeEnv) -> Player:
-    act = jax.jit(agent.act_in_evaluation, donate_argnums=1)
+def _player_on_host(
+    config: Config, agent: Agent, num_envs: int, make_env: MakeEnv, stop: stopping.Stop | None
+) -> Player:
+    act = stopping.Compiled(jax.jit(agent.act_in_evaluation, donate_argnums=1), stop)
 
     def play(state: AgentState, actor: ActorState, seed: int) -> Generator[Timestep]:
         with contextlib.closing(make_env(config, num_envs=num_envs, seed=seed)) as env:
@@ -104,10 +118,11 @@ def _player_on_host(config: Config, agent: Agent, num_envs: int, make_env: MakeE
     return play
 
 
-def _player_of_native(config: Config, agent: Agent, num_envs: int) -> Player:
+def _player_of_native(
+    config: Config, agent: Agent, num_envs: int, stop: stopping.Stop | None
+) -> Player:
     env = envs.make_native_env(config, num_envs=num_envs)
 
-    @jax.jit
     def many_ticks(state: AgentState, carry: tuple, first: chex.Numeric) -> tuple:
         """`TICKS_PER_CALL` ticks in one call, and their timesteps without frames."""
 
@@ -119,10 +134,12 @@ def _player_of_native(config: Config, agent: Agent, num_envs: int) -> Player:
 
         return jax.lax.scan(body, carry, first + jnp.arange(TICKS_PER_CALL))
 
+    play_on = stopping.Compiled(jax.jit(many_ticks), stop)
+
     def play(state: AgentState, actor: ActorState, seed: int) -> Generator[Timestep]:
         carry = (actor, *env.init(envs.env_key(seed)))
         for first in itertools.count(step=TICKS_PER_CALL):
-            carry, seen = many_ticks(state, carry, first)
+            carry, seen = play_on(state, carry, first)
             seen = jax.device_get(seen)
             for i in range(TICKS_PER_CALL):
                 yield jax.tree.map(lambda x, i=i: x[i], seen)
@@ -151,10 +168,21 @@ def policies(config: Config) -> list[str]:
     return sorted([*heads, "mean", "vote"], key=lambda name: name == config.agent.eval_policy)
 
 
-def load_run(run_dir: pathlib.Path, **overrides: Any) -> tuple[Config, Agent, int, Any]:
-    """Loads a run: its configuration (with overrides), agent, agent steps and agent state.
+def load_run(
+    run_dir: pathlib.Path, which: str | None = None, **overrides: Any
+) -> tuple[Config, Agent, checkpoint.Found, list[AgentState]]:
+    """Loads a run, also one that is being written, and without writing anything.
 
-    The leaves of the state have a leading axis where the run has several seeds.
+    Args:
+      run_dir: the run directory.
+      which: the checkpoint, agent steps or `best`; default: the newest that verifies.
+      **overrides: of its configuration; `section__field=value`.
+
+    Returns:
+      Its configuration, agent, checkpoint, and the agent's state for each seed.
+
+    Raises:
+      ConfigError: no run, or no such checkpoint.
     """
     path = run_dir / "config.toml"
     if not path.is_file():
@@ -164,15 +192,14 @@ def load_run(run_dir: pathlib.Path, **overrides: Any) -> tuple[Config, Agent, in
     spec = env.spec
     env.close()
     agent = learning.make_agent(config, spec, replay.make_replay(config, spec))
-    key = jax.random.key(0)
-    num_seeds = config.train.num_seeds
-
-    def init(key: chex.PRNGKey) -> AgentState:
-        return agent.init(key)[0]
-
-    if num_seeds > 1:
-        like = jax.eval_shape(jax.vmap(init), jax.random.split(key, num_seeds))
-    else:
-        like = jax.eval_shape(init, key)
-    steps, state = checkpoint.restore(run_dir, like)
-    return config, agent, steps, state
+    like = jax.eval_shape(lambda key: agent.init(key)[0], jax.random.key(0))
+    run_id = directory.run_id_of(run_dir)
+    for _ in range(ATTEMPTS):  # a run that goes on may have deleted what was found
+        found = checkpoint.find(run_dir, which, run_id=run_id, agents_only=True)
+        try:
+            states = checkpoint.load_states(found, like, config.train.num_seeds)
+        except DamagedError as error:
+            problem = str(error)
+            continue
+        return config, agent, found, states
+    raise ConfigError(f"{run_dir} does not fit its config.toml: {problem}")

@@ -1,17 +1,42 @@
 """What a run shows while it goes on."""
 
+import contextlib
 import datetime
+import os
+import sys
 from collections.abc import Mapping
 
 import rich.console
 import rich.progress
 
+from jdqn.runs import stopping
+
+
+class _Console(rich.console.Console):
+    """Standard output; a reader that went away asks the run to stop."""
+
+    def __init__(self, stop: stopping.Stop):
+        super().__init__()
+        self._stop = stop
+
+    def on_broken_pipe(self) -> None:
+        """In place of rich's, which ends the process."""
+        self.lose()
+        self._stop.reasons.append(stopping.BROKEN_PIPE)
+
+    def lose(self) -> None:
+        """Prints nothing any more."""
+        self.quiet = True
+        with contextlib.suppress(OSError, ValueError):  # where it is no file
+            # Or Python would try once more when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
 
 class Progress:
     """A live line on a terminal; plain lines elsewhere."""
 
-    def __init__(self, title: str, total_steps: int):
-        self._console = rich.console.Console()
+    def __init__(self, title: str, steps: int, total_steps: int, stop: stopping.Stop):
+        self._console = _Console(stop)
         self._bar: rich.progress.Progress | None = None
         self._total_steps = total_steps
         self.say(title)
@@ -25,7 +50,7 @@ class Progress:
                 console=self._console,
             )
             self._bar.start()
-            self._task = self._bar.add_task("compiling", total=total_steps)
+            self._task = self._bar.add_task("compiling", total=total_steps, completed=steps)
 
     def update(self, steps: int, values: Mapping[str, float | int | None]) -> None:
         """Shows a log event."""
@@ -47,8 +72,14 @@ class Progress:
         self.say(f"{text}  left {datetime.timedelta(seconds=seconds) if rate else '?'}")
 
     def say(self, text: str) -> None:
-        """Prints a line, above the bar where there is one."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        """Prints a line, above the bar where there is one; on stderr where stdout is gone."""
+        if self._console.quiet:
+            print(text, file=sys.stderr)  # noqa: T201
+            return
+        try:
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        except OSError:  # a full disk, a terminal that hung up
+            self._console.lose()
 
     def close(self) -> None:
         """Takes the bar off the terminal."""

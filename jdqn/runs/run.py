@@ -1,24 +1,32 @@
 """What happens beside both loops: logs, evaluations, checkpoints. Nothing here trains."""
 
-import math
 import pathlib
+import shlex
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jdqn import clock, learning
 from jdqn.config import Config
+from jdqn.envs import EnvError
 from jdqn.records import Timestep
 from jdqn.replay import Replay
-from jdqn.runs import checkpoint, counters, directory, episodes, evaluation, progress
+from jdqn.runs import counters, episodes, evaluation, progress, stopping
+from jdqn.runs.checkpoint import Checkpoints, Position
+from jdqn.runs.directory import RunDirectory
 from jdqn.runs.episodes import Evaluation
 
 # One for each seed.
 States = Sequence[learning.AgentState]
 Learned = Sequence[dict[str, jax.Array]]
+
+# The first checkpoint does not wait for its period: compiled, and nothing lost, after a minute.
+FIRST_CHECKPOINT_SECONDS = 60.0
 
 
 class Result(NamedTuple):
@@ -44,25 +52,34 @@ class Run:
     def __init__(
         self,
         config: Config,
-        run_dir: str | pathlib.Path | None,
         agent: learning.Agent,
-        replay: Replay,
         evaluate: evaluation.Evaluator,
-        command: str,
+        run_dir: RunDirectory,
+        checkpoints: Checkpoints,
+        stop: stopping.Stop,
+        title: str,
+        *,
+        counted: counters.Counters | None = None,
+        held_out: Sequence[jax.Array] = (),
     ):
+        """A new run, or with `counted` and `held_out` one that goes on."""
         fields = config.train
-        path = pathlib.Path(run_dir) if run_dir else directory.default_run_dir(config)
+        self.counters = counted or counters.start(config)
         self._config = config
         self._evaluate = evaluate
-        self._diagnose = jax.jit(agent.diagnose)
+        self._diagnose = stopping.Compiled(jax.jit(agent.diagnose))
         self._seeds = range(fields.seed, fields.seed + fields.num_seeds)
-        self._directory = directory.RunDirectory(path, config, command)
-        self._progress = progress.Progress(_title(config, replay, path), fields.steps)
-        self._started = time.monotonic()
-        self._logged_at = self._started
-        self._evaluations: tuple[Evaluation, ...] = ()
-        self.counters = counters.start(config)
-        self.held_out: Sequence[jax.Array] = ()  # what each seed's diagnostics are taken on
+        self._directory = run_dir
+        self._checkpoints = checkpoints
+        self._stop = stop
+        self._held_out = held_out  # what each seed's diagnostics are taken on
+        self._saved_steps = self.counters.steps if counted else None
+        self._started = time.monotonic() - self.counters.seconds
+        self._logged_at = time.monotonic()
+        self._opened_at = self._logged_at
+        self._progress = progress.Progress(title, self.counters.steps, fields.steps, stop)
+
+    # --- What the loop tells ---------------------------------------------------------------------
 
     def count(self, tick: int, timesteps: Sequence[Timestep]) -> None:
         """Counts one tick, a timestep for each seed, and writes down the episodes that ended."""
@@ -70,24 +87,102 @@ class Run:
         for seed, finished in zip(self._seeds, ended, strict=True):
             self._directory.episodes(self.counters.steps, seed, finished)
 
-    def report(self, states: States, learned: Learned) -> bool:
+    def hold_out(self, observations: Sequence[jax.Array]) -> None:
+        """Takes what each seed's diagnostics are taken on, for the whole run."""
+        self._held_out = self._held_out or observations
+
+    def report(self, states: States, learned: Learned, position: Position) -> bool:
         """Logs, evaluates and saves what has come due since the last report.
 
-        Returns whether every seed has reached `stop_return`.
+        Returns whether a log period has ended and every seed has reached `stop_return`.
+
+        Raises:
+          RunError: something is not finite, or an environment failed in an evaluation.
         """
         fields = self._config.train
-        if self._is_due(fields.log_period_steps):
+        logs = self._is_due(fields.log_period_steps)
+        owed = self.counters.evaluation_owed or self._is_due(fields.eval_period_steps)
+        saves = self._is_due(fields.checkpoint_period_steps) or self._is_first_due()
+        if logs:
             self._log(states, learned)
-        if self._is_due(fields.checkpoint_period_steps):
-            self._checkpoint(states)
-        if fields.eval_episodes and self._is_due(fields.eval_period_steps):
-            self._run_evaluation(states)
+        if fields.eval_episodes and owed:
+            self._run_evaluation(states, position)
+        # Last: a checkpoint comes after all that is due at its step.
         self.counters = self.counters._replace(reported_steps=self.counters.steps)
-        return counters.NOT_REACHED not in self.counters.reached_steps
+        if saves and not self._stop:
+            self._checkpoint(states, position)
+        return logs and counters.NOT_REACHED not in self.counters.reached_steps
+
+    def finish(self, states: States, learned: Learned, position: Position) -> Result:
+        """The last log event, evaluation and checkpoint; after a stop the checkpoint alone.
+
+        Raises:
+          RunError: as `report`.
+        """
+        steps = self.counters.steps
+        if self.counters.logged_steps < steps and not self._stop:  # else it goes on here
+            self._log(states, learned)
+        self.counters = self.counters._replace(reported_steps=steps)
+        saved = self._checkpoint(states, position)
+        evaluates = bool(self._config.train.eval_episodes) and not self._stop
+        if evaluates and self.counters.evaluated_steps != steps:
+            self._run_evaluation(states, position)
+            saved = self._checkpoint(states, position)
+        if self._stop:
+            name = signal.Signals(self._stop.reason).name
+            how = self.how_to_go_on() if saved else "its last steps could not be saved"
+            self._progress.say(f"stopped by {name} at {steps:,} steps; {how}")
+        self._say_what_was_reached()
+        counted = self.counters
+        returns = [episodes.mean_return(of_seed) for of_seed in counted.episodes]
+        means = [mean for mean in returns if mean is not None]
+        return Result(
+            run_dir=self._directory.path,
+            steps=steps,
+            episodes=sum(of_seed.num_episodes for of_seed in counted.episodes),
+            mean_return=sum(means) / len(means) if means else None,
+            evaluations=tuple(e for e in counted.evaluations if e.episodes),
+            state=_joined(states),
+            stopped_by=self._stop.reason,
+        )
+
+    def fail(self, what: str, states: States, position: Position) -> None:
+        """Saves what there is and raises RunError: the environment cannot go on."""
+        self.counters = self.counters._replace(reported_steps=self.counters.steps)
+        saved = self._checkpoint(states, position)
+        how = self.how_to_go_on() if saved else self.what_is_kept()
+        raise stopping.RunError(f"{what}, at {self.counters.steps:,} steps; {how}")
+
+    def how_to_go_on(self) -> str:
+        """The command that goes on with the run."""
+        return f"go on: python -m jdqn.train --resume {shlex.quote(str(self._directory.path))}"
+
+    def what_is_kept(self) -> str:
+        """What a run leaves that ends here and now."""
+        if self._saved_steps is None:
+            return "no checkpoint had been saved"
+        return f"the checkpoint of step {self._saved_steps:,} is kept; {self.how_to_go_on()}"
+
+    def say(self, text: str) -> None:
+        """Prints a line."""
+        self._progress.say(text)
+
+    def close(self) -> None:
+        """Closes the files and the progress bar."""
+        self._progress.close()
+        self._or_say("the last lines of the logs", self._directory.close)
+
+    # --- What is due -----------------------------------------------------------------------------
 
     def _is_due(self, period_steps: int) -> bool:
         """Whether a multiple of a period was passed since the last report."""
         return clock.has_passed(period_steps, self.counters.reported_steps, self.counters.steps)
+
+    def _is_first_due(self) -> bool:
+        """Whether it is time for a first checkpoint."""
+        periodic = self._config.train.checkpoint_period_steps > 0
+        late = time.monotonic() - self._opened_at > FIRST_CHECKPOINT_SECONDS
+        return periodic and late and self._saved_steps is None
 
     def _log(self, states: States, learned: Learned) -> None:
         now = time.monotonic()
@@ -95,8 +190,8 @@ class Run:
         # Evaluation time is not training time: _run_evaluation moves _logged_at on.
         logged_steps = steps - self.counters.logged_steps
         diagnosed: list[Any] = [{}] * len(self._seeds)
-        if self.held_out:
-            pairs = zip(states, self.held_out, strict=True)
+        if self._held_out:
+            pairs = zip(states, self._held_out, strict=True)
             diagnosed = jax.device_get([self._diagnose(*pair) for pair in pairs])
         fetched = jax.device_get(learned)
         rows = []
@@ -105,12 +200,12 @@ class Run:
             row |= self._figures(i, fetched[i] | diagnosed[i])
             row["steps_per_second"] = logged_steps / max(now - self._logged_at, 1e-9)
             row["seconds"] = now - self._started
-            self._directory.log(steps, row)
             rows.append(row)
-            self._warn_of_non_finite(seed, row)
+        self._or_say("the log", self._directory.log, steps, *rows)
         self._progress.update(steps, _mean_row(rows))
         self._logged_at = now
         self.counters = self.counters._replace(logged_steps=steps)
+        self._check_finite(states)
 
     def _figures(self, i: int, values: dict[str, Any]) -> dict[str, Any]:
         """What a log event says of a seed, wall-clock apart."""
@@ -125,65 +220,95 @@ class Run:
             **{name: float(value) for name, value in values.items()},
         }
 
-    def _warn_of_non_finite(self, seed: int, row: dict[str, Any]) -> None:
-        bad = [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
-        if bad:
-            where = f"at step {self.counters.steps:,}, seed {seed}"
-            self._progress.say(f"warning: {', '.join(bad)} not finite {where}")
+    def _check_finite(self, states: States) -> None:
+        """Raises RunError where a loss or a gradient has not been finite."""
+        first = np.stack(jax.device_get([state.non_finite for state in states]))  # [seeds, 2]
+        if first.min() == learning.NEVER:
+            return
+        i, quantity = np.unravel_index(first.argmin(), first.shape)
+        tick = self.counters.steps // self._config.env.num_envs - 1
+        since = clock.last_update(self._config, tick) - int(first.min())
+        of_seed = f" of seed {self._seeds[i]}" if len(self._seeds) > 1 else ""
+        raise stopping.RunError(
+            f"the {('loss', 'gradient')[quantity]}{of_seed} is not finite since update "
+            f"{self.counters.updates - since:,}, found at {self.counters.steps:,} steps; "
+            f"{self.what_is_kept()}"
+        )
 
-    def _run_evaluation(self, states: States) -> None:
+    def _run_evaluation(self, states: States, position: Position) -> None:
         began = time.monotonic()
         policy = self._config.agent.eval_policy
         steps = self.counters.steps
-        self._evaluations = tuple(
-            self._evaluate(one, seed + evaluation.TRAINING_SEED_OFFSET, policy)
-            for seed, one in zip(self._seeds, states, strict=True)
+        try:
+            results = tuple(
+                self._evaluate(one, seed + evaluation.TRAINING_SEED_OFFSET, policy)
+                for seed, one in zip(self._seeds, states, strict=True)
+            )
+        except stopping.Interrupted:
+            self.counters = self.counters._replace(evaluation_owed=1)
+            return
+        except EnvError as error:
+            self.fail(str(error), states, position)
+            return
+        self.counters = self.counters._replace(
+            evaluated_steps=steps, evaluation_owed=0, evaluations=results
         )
-        self.counters = self.counters._replace(evaluated_steps=steps)
-        for seed, result in zip(self._seeds, self._evaluations, strict=True):
-            self._directory.evaluation(steps, seed, policy, result)
+        for seed, result in zip(self._seeds, results, strict=True):
+            self._or_say("the evaluation", self._directory.evaluation, steps, seed, policy, result)
             of_seed = f", seed {seed}" if len(self._seeds) > 1 else ""
             self._progress.say(
                 f"evaluation at {steps:,} steps{of_seed}: {result.episodes} full games, "
                 f"mean {result.return_mean:.2f} ± {result.return_std_error:.2f}, median "
                 f"{result.return_median:.2f}"
             )
+        self._keep_if_best(states, position)
         self._logged_at += time.monotonic() - began
 
-    def _checkpoint(self, states: States) -> None:
-        keep = self._config.train.checkpoint_keep
-        checkpoint.save(self._directory.path, self.counters.steps, _joined(states), keep=keep)
+    def _keep_if_best(self, states: States, position: Position) -> None:
+        """Saves the agents whose evaluation, mean over seeds, is the best so far."""
+        mean = float(np.mean([result.return_mean for result in self.counters.evaluations]))
+        if not mean > self.counters.best_return:
+            return
+        self._check_finite(states)
+        save = self._checkpoints.save_best
+        if self._or_say(
+            "the best checkpoint", save, self.counters.steps, position.tick, states, mean
+        ):
+            self.counters = self.counters._replace(best_return=mean)
 
-    def finish(self, states: States, learned: Learned, *, stopped_by: int) -> Result:
-        """The last log event, checkpoint and evaluation."""
-        seconds = time.monotonic() - self._started
+    def _checkpoint(self, states: States, position: Position) -> bool:
+        """Saves everything; whether that worked."""
+        self._check_finite(states)
+        self.counters = self.counters._replace(seconds=time.monotonic() - self._started)
         steps = self.counters.steps
-        if self.counters.logged_steps < steps:
-            self._log(states, learned)
-        self._checkpoint(states)
-        evaluates = self._config.train.eval_episodes and not stopped_by
-        if evaluates and self.counters.evaluated_steps != steps:
-            self._run_evaluation(states)
-        path = self._directory.path
-        if stopped_by:
-            self._progress.say(
-                f"stopped at {steps:,} steps; parameters saved, see how they play: "
-                f"python -m jdqn.evaluate {path}"
-            )
-        self._say_what_was_reached(seconds)
-        returns = [episodes.mean_return(of_seed) for of_seed in self.counters.episodes]
-        means = [mean for mean in returns if mean is not None]
-        return Result(
-            run_dir=path,
-            steps=steps,
-            episodes=sum(of_seed.num_episodes for of_seed in self.counters.episodes),
-            mean_return=sum(means) / len(means) if means else None,
-            evaluations=self._evaluations,
-            state=_joined(states),
-            stopped_by=stopped_by,
-        )
 
-    def _say_what_was_reached(self, seconds: float) -> None:
+        def save() -> None:
+            files = self._directory.sync()
+            self._checkpoints.save(steps, position, self.counters, self._held_out, files)
+
+        saved = self._or_say(f"the checkpoint of step {steps:,}", save)
+        if saved:
+            self._saved_steps = steps
+        return saved
+
+    def _or_say(self, what: str, write: Callable[..., None], *arguments: Any) -> bool:
+        """Writes something; where the disk does not let it, says so, and the run goes on."""
+        try:
+            write(*arguments)
+        except OSError as error:
+            last = (
+                ""
+                if self._saved_steps is None
+                else (f"; the checkpoint of step {self._saved_steps:,} is as it was")
+            )
+            self._progress.say(
+                f"warning: cannot write {what}: {error.strerror or error}{last}; the run goes on"
+            )
+            return False
+        return True
+
+    def _say_what_was_reached(self) -> None:
+        seconds = time.monotonic() - self._started
         target = self._config.train.stop_return
         for seed, steps in zip(self._seeds, self.counters.reached_steps, strict=True):
             if steps != counters.NOT_REACHED:
@@ -192,21 +317,17 @@ class Run:
                     f"after {steps:,} steps; the run took {seconds:,.0f} s"
                 )
 
-    def close(self) -> None:
-        """Closes the files and the progress bar."""
-        self._progress.close()
-        self._directory.close()
 
-
-def _title(config: Config, replay: Replay, path: pathlib.Path) -> str:
-    """The first line of a run."""
+def title(config: Config, replay: Replay, path: pathlib.Path, steps: int) -> str:
+    """The first line of a run, which goes on from some steps."""
     fields = config.train
     first = fields.seed
     last = fields.seed + fields.num_seeds - 1
     seeds = f"seed {first}" if first == last else f"seeds {first} to {last}"
+    start = f"from step {steps:,} to {fields.steps:,}" if steps else f"{fields.steps:,} steps"
     return (
         f"{config.agent.name} on {config.env.name}, {seeds}, "
-        f"{fields.steps:,} steps; replay {replay.capacity:,} transitions, "
+        f"{start}; replay {replay.capacity:,} transitions, "
         f"{replay.num_bytes * fields.num_seeds / 1e9:.2f} GB on "
         f"{jax.devices()[0].device_kind}; writing {path}"
     )

@@ -119,11 +119,11 @@ def test_updates_and_target_copies_are_counted_in_agent_steps(
         train__checkpoint_period_steps=num_envs,
     )
     saved = {}  # by agent steps, after every tick; fetched, for the next call donates it
-    monkeypatch.setattr(
-        checkpoint,
-        "save",
-        lambda _, steps, state, **__: saved.update({steps: jax.device_get(plain(state))}),
-    )
+
+    def save(_, steps, position, *__):
+        saved[steps] = jax.device_get(plain(position.carries[0].state))
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", save)
     train_in(config, run_dir=tmp_path, make_env=maker(EPISODES))
     assert list(saved) == list(range(num_envs, 201, num_envs))
     counts = optax.tree.get_all_with_path(saved[200].opt_state, "count")
@@ -150,7 +150,7 @@ def test_updates_and_target_copies_are_counted_in_agent_steps(
 # --- Signals ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_run_between_ticks_with_a_checkpoint(tmp_path, capsys, number):
     class Signalled(ScriptedEnv):
         def recv(self):
@@ -174,12 +174,13 @@ def test_a_signal_ends_the_run_between_ticks_with_a_checkpoint(tmp_path, capsys,
     assert result.stopped_by == number
     ((_, env),) = make_env.made
     assert env.closed
-    steps, state = checkpoint.restore(tmp_path, result.state)
-    assert steps == 80
+    found = checkpoint.find(tmp_path, run_id=None, agents_only=True)
+    assert found.manifest["steps"] == 80
+    (state,) = checkpoint.load_states(found, result.state, 1)
     chex.assert_trees_all_equal(plain(state), plain(result.state))
     said = capsys.readouterr().out.splitlines()[-1]
-    assert "80 steps" in said
-    assert f"python -m jdqn.evaluate {tmp_path}" in said
+    assert f"stopped by {signal.Signals(number).name} at 80 steps" in said
+    assert f"python -m jdqn.train --resume {tmp_path}" in said
 
 
 # --- Refusals -----------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def written_and_read(tree):
 def test_counters_are_a_pytree_of_integers_and_arrays(config, timesteps):
     for some in (counters.start(config), count_all(config, counters.start(config), timesteps)[0]):
         leaves = jax.tree.leaves(some)
-        assert all(isinstance(leaf, int | np.ndarray) for leaf in leaves)
+        assert all(isinstance(leaf, int | float | np.ndarray) for leaf in leaves)
         assert all(leaf.dtype != object for leaf in leaves if isinstance(leaf, np.ndarray))
         assert jax.tree.structure(some) == jax.tree.structure(counters.start(config))
 

@@ -17,6 +17,7 @@ TABLES = {"metrics.jsonl", "episodes.csv", "evaluations.csv"}
 
 def write(path, config):
     """A directory with one log event, two episodes and an evaluation of seed 3."""
+    path = directory.make_run_dir(path, config)
     written = directory.RunDirectory(path, config, "the command")
     written.episodes(40, 3, [Episode(1.5, 7, 0), Episode(-2.0, 9, 3)])
     written.log(40, {"seed": 3, "loss": 0.25, "episode_return": None, "q_mean": float("nan")})
@@ -80,7 +81,7 @@ def test_a_directory_that_is_taken_is_refused_and_left_alone(tmp_path):
     before = sorted(tmp_path.rglob("*"))
     for path, words in ((used, "already used"), (file, "is a file"), (file / "run", "file")):
         with pytest.raises(ConfigError, match=words):
-            directory.RunDirectory(path, tiny(), "")
+            directory.make_run_dir(path, tiny())
     with pytest.raises(ConfigError, match="already used"):
         directory.check_run_dir(used)
     directory.check_run_dir(tmp_path / "new")

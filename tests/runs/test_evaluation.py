@@ -110,8 +110,8 @@ def test_exploration_is_epsilon_eval():
 
 def test_a_saved_run_plays_as_the_state_in_memory(run):
     config, result = run
-    loaded, agent, steps, state = evaluation.load_run(result.run_dir)
-    assert (loaded, steps) == (config, 80)
+    loaded, agent, found, (state,) = evaluation.load_run(result.run_dir)
+    assert (loaded, found.manifest["steps"]) == (config, 80)
     assert jax.tree.structure(state) == jax.tree.structure(result.state)
     want = evaluation.make_evaluator(config, agent)(result.state, 6, "vote")
     assert evaluation.make_evaluator(loaded, agent)(state, 6, "vote") == want

@@ -1,0 +1,111 @@
+"""Files that survive a full disk, a second process and a power failure."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+
+from jdqn.config import ConfigError
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock
+    fcntl = None  # type: ignore[assignment]
+
+TEMPORARY = ".tmp"
+
+
+def write_whole(path: pathlib.Path, data: bytes) -> None:
+    """Writes a file that is there completely or not at all, whenever the process or machine ends.
+
+    Its folder is not synced: see `sync_folder`.
+    """
+    temporary = path.with_name(path.name[:200] + TEMPORARY)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(folder: pathlib.Path) -> None:
+    """Makes new names in a folder durable, where the system can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def lock(folder: pathlib.Path) -> Iterator[None]:
+    """Holds a folder against other processes; the lock goes with the process, however it ends.
+
+    Raises:
+      ConfigError: another process holds it.
+    """
+    if fcntl is None:
+        yield
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise ConfigError(f"cannot open {folder}: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"run directory {folder} is in use by another process") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class LogFile:
+    """A file that grows by whole lines: what cannot be written yet is kept and tried again."""
+
+    def __init__(self, path: pathlib.Path, num_bytes: int = 0):
+        """Opens a file, cut back to `num_bytes`."""
+        self._file = path.open("r+b" if num_bytes else "wb", buffering=0)
+        self._pending = bytearray()
+        self._num_bytes = min(num_bytes, self._file.seek(0, os.SEEK_END))
+        self._file.truncate(self._num_bytes)
+
+    def append(self, text: str) -> None:
+        """Adds text, which `flush` writes."""
+        self._pending += text.encode("utf-8")
+
+    def flush(self) -> None:
+        """Writes what is pending, whole or not at all; raises OSError."""
+        data = bytes(self._pending)
+        written = 0
+        self._file.seek(self._num_bytes)
+        try:
+            while written < len(data):
+                written += self._file.write(data[written:])
+        except OSError:
+            self._file.truncate(self._num_bytes)  # needs no space
+            raise
+        self._num_bytes += written
+        self._pending.clear()
+
+    def sync(self) -> int:
+        """Writes to the disk itself; returns the file's length in bytes. Raises OSError."""
+        self.flush()
+        os.fsync(self._file.fileno())
+        return self._num_bytes
+
+    def close(self) -> None:
+        """Closes the file; raises OSError where the last lines cannot be written."""
+        try:
+            self.flush()
+        finally:
+            self._file.close()

@@ -1,0 +1,142 @@
+"""How a run is asked to stop: signals, also while XLA compiles, and a reader that went away.
+
+A first signal is noted, and the run ends between two ticks. A second one ends the process at once:
+whatever is being written is complete or absent then. Python runs handlers in the main thread only,
+between two of its instructions: what takes long there without any is done by `in_thread`.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+# Of the process that reads what is printed; number 13 wherever there is such a signal.
+BROKEN_PIPE = 13
+POLL_SECONDS = 0.1
+
+
+class Interrupted(Exception):
+    """A stop was asked for during something that is given up."""
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on, in one sentence; what could be saved has been."""
+
+    def __init__(self, sentence: str, status: int = 1):
+        super().__init__(sentence)
+        self.status = status  # of the process
+
+
+class Stop:
+    """Why a run is to stop; false while it is not."""
+
+    def __init__(self) -> None:
+        self.reasons: list[int] = []  # signals, the first counts
+
+    def __bool__(self) -> bool:
+        return bool(self.reasons)
+
+    @property
+    def reason(self) -> int:
+        """The signal; 0: none."""
+        return self.reasons[0] if self.reasons else 0
+
+    def check(self) -> None:
+        """Raises Interrupted where a stop was asked for."""
+        if self.reasons:
+            raise Interrupted
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[Stop]:
+    """Yields a Stop that hears signals until the context ends."""
+    stop = Stop()
+
+    def note(number: int, _: Any) -> None:
+        if stop:
+            _end_at_once(number)
+        stop.reasons.append(number)
+
+    try:
+        before = {number: signal.signal(number, note) for number in SIGNALS}
+    except ValueError:  # not in the main thread, for instance in a notebook's executor
+        before = {}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_at_once(number: int) -> None:
+    if sys.stdout.isatty():
+        os.write(1, b"\x1b[?25h\n")  # the progress bar hides the cursor
+    os._exit(128 + number)
+
+
+def in_thread(stop: Stop | None, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function in a thread of its own, so that signals are heard meanwhile.
+
+    Raises:
+      Interrupted: a stop was asked for; the thread is left to itself, see `leave`.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return function(*arguments)
+    results: list[Any] = []
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            results.append(function(*arguments))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call, name="jdqn compiles", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL_SECONDS)
+        if stop is not None and thread.is_alive():
+            stop.check()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def compiled(stop: Stop | None, function: Any, *arguments: Any) -> Any:
+    """Compiles a jitted function for arguments, which may be abstract; signals are heard.
+
+    Raises:
+      Interrupted: see `in_thread`.
+    """
+    return in_thread(stop, lambda: function.lower(*arguments).compile())
+
+
+class Compiled:
+    """A jitted function that is compiled by `compiled` when it is first called."""
+
+    def __init__(self, function: Any, stop: Stop | None = None):
+        self._function = function
+        self._program: Any = None
+        self._stop = stop
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Calls it; all calls have arguments of the same shapes and types."""
+        if self._program is None:
+            self._program = compiled(self._stop, self._function, *arguments)
+        return self._program(*arguments)
+
+
+def leave(status: int) -> None:
+    """Ends the process, even where a thread still compiles."""
+    if any(thread.name == "jdqn compiles" for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
+    raise SystemExit(status)

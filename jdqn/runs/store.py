@@ -1,0 +1,178 @@
+"""Checkpoints as files that are complete or absent, and checked before they are used.
+
+    checkpoints/STEPS.manifest   what a checkpoint holds and in which blobs; written last
+    checkpoints/best.manifest    the same, of the best evaluation
+    checkpoints/blobs/SHA256     bytes compressed by zstd, named by the hash of the file
+
+Nothing is pickled: a manifest is a line of JSON and a line with its hash, a blob is raw
+little-endian arrays one after the other. A blob that no manifest names is swept.
+"""
+
+import contextlib
+import hashlib
+import json
+import pathlib
+import re
+import sys
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from jdqn.runs.files import TEMPORARY, sync_folder, write_whole
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+FORMAT = 1
+LEVEL = 1  # of zstd: frames of games shrink a hundredfold, higher levels gain little
+SUFFIX = ".manifest"
+BEST = "best"
+MAX_MANIFEST_BYTES = 2**26
+
+Manifest = dict[str, Any]
+
+
+class DamagedError(Exception):
+    """A file of a checkpoint is not what was written; the message names it."""
+
+
+class Store:
+    """The checkpoints of one run. One process writes, any number may read at the same time."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder = folder
+        self._blobs = folder / "blobs"
+
+    def path_of(self, name: str) -> pathlib.Path:
+        """Where a manifest lies."""
+        return self.folder / (name + SUFFIX)
+
+    def path_of_blob(self, name: str) -> pathlib.Path:
+        """Where a blob lies."""
+        return self._blobs / name
+
+    # Writing.
+
+    def write_blob(self, pieces: Iterable[memoryview | bytes]) -> str:
+        """Writes bytes, unless they are there already; returns the blob's name. Raises OSError."""
+        compressor = zstd.ZstdCompressor(level=LEVEL)
+        packed = b"".join([*map(compressor.compress, pieces), compressor.flush()])
+        name = hashlib.sha256(packed).hexdigest()
+        if not self.is_intact(name):
+            self._blobs.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path_of_blob(name), packed)
+        return name
+
+    def is_intact(self, name: str) -> bool:
+        """Whether a blob holds what was written."""
+        try:
+            with self.path_of_blob(name).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == name
+        except OSError:
+            return False
+
+    def write_manifest(self, name: str, manifest: Mapping[str, Any]) -> None:
+        """Makes a checkpoint complete; all blobs that it names are there. Raises OSError."""
+        text = json.dumps({**manifest, "format": FORMAT}).encode()
+        sync_folder(self._blobs)
+        digest = hashlib.sha256(text).hexdigest().encode()
+        write_whole(self.path_of(name), text + b"\n" + digest + b"\n")
+        sync_folder(self.folder)
+
+    def thin(self, keep: Collection[str]) -> None:
+        """Deletes all manifests but those named and the best, then what no manifest names."""
+        for name in self.names():
+            if name not in keep:
+                self.path_of(name).unlink(missing_ok=True)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Deletes leftovers: temporary files, and blobs that no manifest names."""
+        named: set[str] = set()
+        for name in [*self.names(), BEST]:
+            with contextlib.suppress(DamagedError):
+                named.update(blobs_of(self.read_manifest(name)))
+        leftovers = [path for path in self._listed(self._blobs) if path.name not in named]
+        leftovers += [path for path in self._listed(self.folder) if path.name.endswith(TEMPORARY)]
+        for path in leftovers:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    # Reading.
+
+    def names(self) -> list[str]:
+        """The numbered manifests there are, newest last."""
+        stems = [path.name.removesuffix(SUFFIX) for path in self._listed(self.folder, SUFFIX)]
+        return sorted((stem for stem in stems if re.fullmatch(r"[0-9]{1,18}", stem)), key=int)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a manifest of that name."""
+        return self.path_of(name).is_file()
+
+    def _listed(self, folder: pathlib.Path, suffix: str = "") -> list[pathlib.Path]:
+        try:  # `glob` would take `[` in a path for a pattern
+            return [path for path in folder.iterdir() if path.name.endswith(suffix)]
+        except OSError:
+            return []
+
+    def read_manifest(self, name: str) -> Manifest:
+        """A manifest, checked against its own hash.
+
+        Raises:
+          DamagedError: unreadable, changed, or of a format that this version does not know.
+        """
+        path = self.path_of(name)
+        text, _, digest = _read(path, MAX_MANIFEST_BYTES).partition(b"\n")
+        if hashlib.sha256(text).hexdigest().encode() + b"\n" != digest:
+            raise DamagedError(f"{path} has changed since it was written")
+        try:
+            manifest = json.loads(text)
+            known = manifest["format"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise DamagedError(f"{path} is not a manifest") from None
+        if known != FORMAT:
+            raise DamagedError(f"{path} has format {known!r}, this version reads {FORMAT}")
+        return manifest
+
+    def read_blob(self, name: str, num_bytes: int) -> bytes:
+        """The bytes of a blob, of a known length.
+
+        Raises:
+          DamagedError: missing, changed, or of another length.
+        """
+        path = self.path_of_blob(name)
+        packed = _read(path, num_bytes + num_bytes // 64 + 2**16)
+        if hashlib.sha256(packed).hexdigest() != name:
+            raise DamagedError(f"{path} has changed since it was written")
+        try:
+            data = zstd.ZstdDecompressor().decompress(packed, max_length=num_bytes + 1)
+        except zstd.ZstdError:
+            raise DamagedError(f"{path} is not compressed by zstd") from None
+        if len(data) != num_bytes:
+            raise DamagedError(f"{path} does not hold {num_bytes:,} bytes")
+        return data
+
+
+def blobs_of(manifest: Manifest) -> list[str]:
+    """Names of all blobs of a manifest. Raises DamagedError."""
+    try:
+        parts = [part["blob"] for part in manifest["parts"].values()]
+        slices = [name for of_seed in manifest["rows"] for name in of_seed if name is not None]
+    except (KeyError, TypeError, AttributeError):
+        raise DamagedError("a manifest names no blobs") from None
+    names = [*parts, *slices]
+    if not all(isinstance(name, str) and re.fullmatch("[0-9a-f]{64}", name) for name in names):
+        raise DamagedError("a manifest names something that is no blob")
+    return names
+
+
+def _read(path: pathlib.Path, most: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise DamagedError(f"{path} cannot be read: {error.strerror}") from None
+    if len(data) > most:
+        raise DamagedError(f"{path} is larger than what was written")
+    return data
