@@ -270,6 +270,12 @@ def test_every_room_has_a_level():
     assert {room(module) for module, _ in modules()} - {"__init__"} == set(LEVEL)
 
 
+def test_every_module_has_tests_in_a_file_of_its_name():
+    names = [pathlib.PurePath(m) for m, _ in modules() if not m.endswith("__init__.py")]
+    missing = [m.as_posix() for m in names if not (TESTS / m.with_name(f"test_{m.name}")).exists()]
+    assert missing == ["records.py"]  # no logic
+
+
 # --- Sizes --------------------------------------------------------------------------------------
 
 

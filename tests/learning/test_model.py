@@ -1,4 +1,4 @@
-"""The networks with their priors, and the state that training starts from."""
+"""The networks with their priors."""
 
 import jax
 import jax.numpy as jnp
@@ -33,14 +33,6 @@ def played(made, brightness):
 def test_a_network_has_a_head():
     with pytest.raises(ValueError, match="heads"):
         with_overrides(tiny(), network__heads=0)
-
-
-def test_initial_target_is_a_copy_not_the_same_buffer():
-    state, _ = built().agent.init(jax.random.key(0))
-    leaves = map(jax.tree.leaves, (state.params, state.target_params))
-    for online, target in zip(*leaves, strict=True):
-        assert online.unsafe_buffer_pointer() != target.unsafe_buffer_pointer()
-        np.testing.assert_array_equal(online, target)
 
 
 def test_priors_move_the_values_and_are_never_trained():

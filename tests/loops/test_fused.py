@@ -1,4 +1,4 @@
-"""The fused loop: chunks, several seeds side by side and stacked, refusals."""
+"""The fused loop: chunks, several seeds side by side and stacked."""
 
 import functools
 
@@ -10,7 +10,6 @@ from helpers import tiny
 from runs_helpers import log, metrics, table
 
 from jdqn import clock, envs, evaluate, kernels
-from jdqn.config import ConfigError
 from jdqn.loops import fused, shared
 from jdqn.train import train
 
@@ -122,10 +121,3 @@ def test_chunks_cover_every_tick_and_learn_when_the_host_loop_does(num_envs, per
     total = -(-steps // num_envs)
     assert expected == total
     assert learned == [t for t in range(total) if clock.learns_at(config, t)]
-
-
-def test_a_replay_that_does_not_fit_times_seeds_is_refused(tmp_path):
-    config = tiny(CARTPOLE, replay__capacity=10**9, train__num_seeds=1000)
-    with pytest.raises(ConfigError, match="for 1000 seeds"):
-        train(config, run_dir=tmp_path / "run")
-    assert not (tmp_path / "run").exists()

@@ -1,0 +1,156 @@
+"""What both loops share: a run is driven turn by turn, signals end it, its replay must fit."""
+
+import concurrent.futures
+import re
+import signal
+import types
+
+import jax
+import psutil
+import pytest
+from helpers import tiny
+
+from jdqn import kernels
+from jdqn.config import ConfigError
+from jdqn.loops import shared
+from jdqn.train import train
+
+# --- Turns --------------------------------------------------------------------------------------
+
+
+class Recorded:
+    """A run that writes down what it is told; with the states `goal` its goal is reached."""
+
+    def __init__(self, goal=None):
+        self.goal = goal
+        self.held_out = ()
+        self.told = []
+
+    def count(self, tick, timesteps):
+        self.told.append((tick, timesteps))
+
+    def report(self, states, learned):
+        self.told.append((states, learned, self.held_out))
+        return states == self.goal
+
+    def finish(self, states, learned, *, stopped_by):
+        self.told.append(("finish", states, learned))
+        return stopped_by
+
+
+def turn(number):
+    """Of two ticks; learning starts in the second turn."""
+    ticks = [2 * number, 2 * number + 1]
+    held_out = ["held out"] if number == 1 else ()
+    return shared.Turn(ticks[0], [[f"at {t}"] for t in ticks], [], [number], [{}], held_out)
+
+
+def test_every_tick_is_counted_before_its_turn_is_reported_and_the_run_finishes_once():
+    run = Recorded()
+    assert shared.drive(run, map(turn, range(3)), []) == 0
+    assert run.told == [
+        (0, ["at 0"]),
+        (1, ["at 1"]),
+        ([0], [{}], ()),
+        (2, ["at 2"]),
+        (3, ["at 3"]),
+        ([1], [{}], ["held out"]),
+        (4, ["at 4"]),
+        (5, ["at 5"]),
+        ([2], [{}], ["held out"]),
+        ("finish", [2], [{}]),
+    ]
+
+
+def test_no_turn_is_taken_after_the_goal():
+    turns = map(turn, range(4))
+    run = Recorded(goal=[1])
+    assert shared.drive(run, turns, []) == 0
+    assert run.told[-1] == ("finish", [1], [{}])
+    assert next(turns) == turn(2)
+
+
+def test_a_signal_ends_the_run_after_the_turn_it_came_in():
+    received = []
+
+    def turns():
+        yield turn(0)
+        received.append(signal.SIGTERM)
+        yield turn(1)
+        raise AssertionError("another turn was taken")
+
+    run = Recorded()
+    assert shared.drive(run, turns(), received) == signal.SIGTERM
+    assert run.told[-2:] == [([1], [{}], ["held out"]), ("finish", [1], [{}])]
+
+
+# --- Signals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_noted_and_the_second_interrupts(number):
+    def not_caught(*_):
+        raise AssertionError("the signal was not caught")
+
+    before = signal.signal(number, not_caught)
+    try:
+        with pytest.raises(KeyboardInterrupt), shared.stop_signals() as received:
+            signal.raise_signal(number)
+            assert received == [number]
+            signal.raise_signal(number)
+        assert signal.getsignal(number) is not_caught  # put back
+    finally:
+        signal.signal(number, before)
+    assert received == [number]
+
+
+def test_outside_the_main_thread_signals_are_left_alone():
+    def handlers():
+        with shared.stop_signals() as received:
+            return received, signal.getsignal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        assert pool.submit(handlers).result() == ([], before)
+
+
+# --- Memory -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "jdqn/Chain"], ids=["host", "fused"])
+def test_a_replay_that_cannot_fit_says_what_it_needs_and_what_there_is(tmp_path, env):
+    config = tiny(env, replay__capacity=10**12)
+    with pytest.raises(ConfigError) as info:
+        train(config, run_dir=tmp_path / "run")
+    numbers = (int(n.replace(",", "")) for n in re.findall(r"\d[\d,]+", str(info.value)))
+    capacity, needed, available = numbers
+    assert capacity == 10**12
+    assert needed > 10**12 * (16 if env == "CartPole-v1" else 1)  # the frames alone
+    assert 0 < available < needed
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("on_cpu", "stats", "available"),
+    [
+        (False, {"bytes_limit": 1500, "bytes_in_use": 500}, 1000),
+        (False, {"bytes_limit": 1000}, 1000),
+        (False, {}, 700),
+        (False, None, 700),
+        (True, {"bytes_limit": 1000}, 700),
+    ],
+)
+def test_memory_is_the_devices_where_it_says_and_else_the_hosts(
+    monkeypatch, on_cpu, stats, available
+):
+    device = types.SimpleNamespace(memory_stats=lambda: stats, device_kind="a chip")
+    host = types.SimpleNamespace(available=700)
+    monkeypatch.setattr(kernels, "on_cpu", lambda: on_cpu)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: host)
+    config = tiny("jdqn/Chain", train__num_seeds=2)
+    half = available // 2  # for each seed
+    shared.check_memory(config, types.SimpleNamespace(num_bytes=half))
+    words = f"{available + 2:,} bytes for 2 seeds, {available:,} are available on a chip"
+    with pytest.raises(ConfigError, match=words):
+        shared.check_memory(config, types.SimpleNamespace(num_bytes=half + 1))

@@ -1,0 +1,49 @@
+"""What a run shows: lines in a file, a live line on a terminal."""
+
+import pytest
+
+from jdqn.runs import progress
+
+VALUES = {"episodes": 12, "episode_return": 1.5, "epsilon": 0.1, "loss": None}
+SHOWN = "steps 250  episodes 12  return 1.50  {} steps/s  epsilon 0.100  loss –"
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Says whether there is one, and how wide it is."""
+
+    def choose(there_is_one, columns):
+        monkeypatch.setenv("TTY_COMPATIBLE", str(int(there_is_one)))
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", str(columns))
+
+    return choose
+
+
+def test_lines_without_a_terminal_are_plain_and_say_how_long_is_left(terminal, capsys):
+    terminal(False, columns=40)
+    shown = progress.Progress("dqn [seed 3]", total_steps=1000)
+    for rate in (25.0, None):
+        shown.update(250, VALUES | {"steps_per_second": rate})
+    shown.close()
+    lines = capsys.readouterr().out.splitlines()
+    left = [f"{SHOWN.format(25)}  left 0:00:30", f"{SHOWN.format('–')}  left ?"]
+    assert lines == ["dqn [seed 3]", *left]
+
+
+def test_a_run_that_is_rounded_up_has_nothing_left(terminal, capsys):
+    terminal(False, columns=40)
+    progress.Progress("dqn", total_steps=198).update(200, {"steps_per_second": 1.0})
+    assert capsys.readouterr().out.endswith("left 0:00:00\n")
+
+
+def test_a_terminal_has_a_live_line_below_what_is_said(terminal, capsys):
+    terminal(True, columns=200)
+    shown = progress.Progress("dqn", total_steps=1000)
+    shown.update(250, VALUES | {"steps_per_second": 25.0})
+    shown.say("warning: loss not finite")
+    shown.close()
+    said, _, after = capsys.readouterr().out.rpartition("warning: loss not finite")
+    assert said.startswith("dqn\n")
+    assert SHOWN.format(25) in after
+    assert after.endswith("\x1b[?25h")  # the cursor is shown again
