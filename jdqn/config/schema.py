@@ -72,7 +72,9 @@ class Env(Section):
     life_loss_terminates: bool = _doc(
         "Atari: a lost life ends the bootstrap; the episode and its score go on"
     )
-    max_episode_steps: PositiveSteps = _doc("Atari: agent steps after which a game is truncated")
+    max_episode_steps: PositiveSteps = _doc(
+        "agent steps after which an episode is truncated, unless its own limit comes first"
+    )
 
 
 class Network(Section):

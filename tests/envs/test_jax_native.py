@@ -72,6 +72,21 @@ def test_truncation_alone(monkeypatch):
     assert not steps.terminated.any()
 
 
+def test_an_episode_is_cut_at_max_episode_steps():
+    """The chain ends by itself after 14 steps: then it terminates, whatever the limit."""
+
+    def first_end(limit):
+        env = make_native("jdqn/Chain", 2, env__size=5, env__max_episode_steps=limit)
+        steps = play_native(env, always(1, 16, 2))
+        end = np.flatnonzero(steps.last[:, 0])[0]
+        assert steps.first[end + 1].all()
+        return end, steps.terminated[end, 0]
+
+    assert first_end(13) == (13, False)
+    assert first_end(14) == (14, True)
+    assert first_end(2_000_000_000) == (14, True)
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "dtype", "actions"),
     [
