@@ -65,7 +65,8 @@ class _Guarded:
         self._name = name
         self._num_envs = num_envs
         self._frames_are_floats = np.issubdtype(self.spec.frame_dtype, np.floating)
-        self._dtypes = ((np.dtype(self.spec.frame_dtype),), REWARD, FLAG, FLAG, FLAG)
+        self._frame_shape = tuple(self.spec.frame_shape)
+        self._frame_dtype = (np.dtype(self.spec.frame_dtype),)
 
     def reset(self) -> Timestep:
         """As the environments' own, checked."""
@@ -108,17 +109,19 @@ class _Guarded:
             raise self._problem(f"returned {short(timestep)}, not a Timestep")
         if self._num_envs is None:
             self._num_envs = np.size(timestep.reward)
-        for field, value, dtypes in zip(Timestep._fields, timestep, self._dtypes, strict=True):
-            per_env = self.spec.frame_shape if field == "frame" else ()
-            shape = (self._num_envs, *per_env)
-            if getattr(value, "shape", None) != shape or value.dtype not in dtypes:
-                raise self._problem(
-                    f"{field} is {_like(value)}, expected shape {shape}, {dtypes[0]}"
-                )
+        per_env = (self._num_envs,)
+        self._check("frame", timestep.frame, per_env + self._frame_shape, self._frame_dtype)
+        self._check("reward", timestep.reward, per_env, REWARD)
+        for field in ("terminated", "last", "first"):
+            self._check(field, getattr(timestep, field), per_env, FLAG)
         self._check_finite("reward", timestep.reward)
         if self._frames_are_floats:
             self._check_finite("observation", timestep.frame)
         return timestep
+
+    def _check(self, field: str, value: Any, shape: tuple, dtypes: tuple) -> None:
+        if getattr(value, "shape", None) != shape or value.dtype not in dtypes:
+            raise self._problem(f"{field} is {_like(value)}, expected shape {shape}, {dtypes[0]}")
 
     def _check_finite(self, what: str, value: Any) -> None:
         if isinstance(value, np.ndarray) and not np.isfinite(value).all():

@@ -117,6 +117,8 @@ class _Checked(gymnasium.Wrapper):
 
     def _number(self, what: str, value: Any, kinds: str) -> Any:
         """A Python number; arrays of one element are taken for one."""
+        if type(value) is bool or (type(value) is float and "f" in kinds):
+            return value
         array = _array(value)
         if array.size != 1 or array.dtype.kind not in kinds:
             raise self._which(f"step returned {what} {short(repr(value))}, not a number")
@@ -124,18 +126,15 @@ class _Checked(gymnasium.Wrapper):
 
     def _observation(self, method: str, observation: Any) -> Any:
         space = self._space
-        if isinstance(space, spaces.Discrete):
-            if not space.contains(observation):
-                raise self._odd(method, short(observation))
-            return observation
         array = _array(observation)
         cast = _cast(array, space.dtype) if array.shape == space.shape else None
+        if cast is not None and isinstance(space, spaces.Discrete):
+            # What `space.contains` says, sooner.
+            cast = cast if 0 <= int(cast) - int(space.start) < int(space.n) else None
         if cast is None:
-            raise self._odd(method, f"shape {array.shape}, {array.dtype}")
+            seen = f"{short(repr(observation))}, shape {array.shape}, {array.dtype}"
+            raise self._which(f"{method} returned an observation not of {short(space)}: {seen}")
         return cast
-
-    def _odd(self, method: str, seen: str) -> EnvError:
-        return self._which(f"{method} returned an observation not of {short(self._space)}: {seen}")
 
 
 def _array(value: Any) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 
 from jdqn import envs, learning, replay
 from jdqn.config import Config, ConfigError, load_config, with_overrides
+from jdqn.envs.guard import EnvError, guard, problem, said
 from jdqn.learning import ActorState, Agent, AgentState
 from jdqn.records import Timestep
 from jdqn.runs import checkpoint, directory, episodes, stopping
@@ -51,7 +52,7 @@ def make_evaluator(
 
     Returns:
       A function of the agent's state, the environments' first seed and the policy: `vote`, `mean`
-      or one head such as `head_3`.
+      or one head such as `head_3`. It raises `EnvError` where an environment goes wrong.
     """
     num_episodes = config.train.eval_episodes
     num_envs = min(num_episodes, MAX_PARALLEL_GAMES)
@@ -65,8 +66,11 @@ def make_evaluator(
         key = jax.random.fold_in(jax.random.key(seed), np.uint32(2**31 + 1))
         actor = agent.init_actor(key, num_envs)
         actor = actor.replace(head=jnp.full_like(actor.head, head_of(policy)))
-        with contextlib.closing(play(state, actor, seed)) as games:
-            return summary(_finished(games, num_envs, num_episodes, stop))
+        try:
+            with contextlib.closing(play(state, actor, seed)) as games:
+                return summary(_finished(games, num_envs, num_episodes, stop))
+        except EnvError as error:
+            raise EnvError(f"in evaluation, {error}") from error
 
     return evaluate
 
@@ -107,7 +111,7 @@ def _player_on_host(
     act = stopping.Compiled(jax.jit(agent.act_in_evaluation, donate_argnums=1), stop)
 
     def play(state: AgentState, actor: ActorState, seed: int) -> Generator[Timestep]:
-        with contextlib.closing(make_env(config, num_envs=num_envs, seed=seed)) as env:
+        with contextlib.closing(_made(make_env, config, num_envs, seed)) as env:
             timestep = env.reset()
             for tick in itertools.count():
                 yield timestep
@@ -116,6 +120,15 @@ def _player_on_host(
                 timestep = env.recv()
 
     return play
+
+
+def _made(make_env: MakeEnv, config: Config, num_envs: int, seed: int) -> envs.VectorEnv:
+    """Environments to play in; the training has its own, so that these may fail to be made."""
+    try:
+        env = make_env(config, num_envs=num_envs, seed=seed)
+    except Exception as error:
+        raise problem(f"cannot be made: {said(error)}", config.env.name) from error
+    return guard(env, config.env.name, num_envs)
 
 
 def _player_of_native(
@@ -188,7 +201,7 @@ def load_run(
     if not path.is_file():
         raise ConfigError(f"{run_dir} is not a run directory: it has no config.toml")
     config = with_overrides(load_config(file=path), **overrides)
-    env = envs.make_env(config, num_envs=1)
+    env = guard(envs.make_env(config, num_envs=1), config.env.name)
     spec = env.spec
     env.close()
     agent = learning.make_agent(config, spec, replay.make_replay(config, spec))

@@ -6,7 +6,7 @@ import pytest
 from envs_helpers import Picture, always, play, refusal, register
 from helpers import tiny
 
-from jdqn.envs import make_env
+from jdqn.envs import make_env, says_no_limit
 
 
 @pytest.mark.parametrize("name", ["picture", "CartPole-v1", "Breakout"])
@@ -71,3 +71,24 @@ def test_a_game_that_envpool_does_not_have(name, meant):
 def test_a_name_near_nothing_is_answered_with_examples():
     sentence = refusal(env="xyzzy")
     assert all(words in sentence for words in ['"xyzzy"', '"Breakout"', '"CartPole-v1"'])
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "jdqn/Chain", "gymnax/CartPole-v1", "Breakout"])
+def test_nothing_is_said_of_an_environment_with_a_limit(name):
+    assert says_no_limit(tiny(name)) is None
+
+
+def test_an_environment_without_a_limit_is_said_to_be_cut():
+    assert says_no_limit(tiny("CliffWalking-v1")) == (
+        'env.name = "CliffWalking-v1" has no step limit of its own: its episodes are cut at '
+        "env.max_episode_steps = 27,000"
+    )
+
+
+@pytest.mark.parametrize("name", ["CliffWalking-v1", "CartPole-v1", "jdqn/Chain", "Breakout"])
+def test_every_environment_is_cut(name):
+    env = make_env(tiny(name, env__max_episode_steps=7), num_envs=2)
+    steps = play(env, always(0, 17, 2))
+    np.testing.assert_array_equal(np.flatnonzero(steps.last[:, 0]), [7, 15])
+    np.testing.assert_array_equal(np.flatnonzero(steps.first[:, 0]), [0, 8, 16])
+    assert not steps.terminated.any()

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import QUICK, tiny
-from scripted import maker
+from scripted import ScriptedEnv, maker
 
 from jdqn.config import load_config
-from jdqn.envs import make_env
+from jdqn.envs import EnvError, make_env
 from jdqn.learning import ActorState, AgentState, make_agent
 from jdqn.replay import make_replay
 from jdqn.runs import evaluation
@@ -95,6 +95,29 @@ def test_evaluation_ends_where_breakout_is_never_launched():
     nothing = AgentState(*[None] * len(AgentState.__dataclass_fields__))
     result = evaluation.make_evaluator(config, idle)(nothing, 0, "vote")
     assert result == (2, 0.0, 0.0, 0.0, 25.0)
+
+
+def test_an_environment_that_goes_wrong_is_said_to_be_in_evaluation():
+    class Broken(ScriptedEnv):
+        def recv(self):
+            raise OSError("out of ink")
+
+    make_env = maker([game(1)], Broken)
+    with pytest.raises(EnvError) as info:
+        play(tiny(), make_env)
+    expected = 'in evaluation, environment "CartPole-v1": recv raised OSError: out of ink'
+    assert str(info.value) == expected
+    assert make_env.made[-1][1].closed
+
+
+def test_environments_that_cannot_be_made_again():
+    def make_env(config, *, num_envs, seed=None):
+        if seed is not None:  # evaluation's own
+            raise OSError("the port is taken")
+        return maker([game(1)])(config, num_envs=num_envs)
+
+    with pytest.raises(EnvError, match=r"^in evaluation, .* cannot be made: OSError: the port"):
+        play(tiny(), make_env)
 
 
 def test_exploration_is_epsilon_eval():
