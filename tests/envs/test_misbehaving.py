@@ -39,7 +39,7 @@ class Honest(gymnasium.Env):
             self.copy = seed
         self.time = 0
         self.resets += 1
-        answer = (self.observation, {})
+        answer = (np.copy(self.observation), {})
         misbehaves = self.copy == 1 and self.resets >= self.from_reset
         return self.at_reset(self, answer) if misbehaves else answer
 
@@ -49,7 +49,7 @@ class Honest(gymnasium.Env):
             raise RuntimeError("the window\nis closed")
         self.time += 1
         self.steps += 1
-        answer = (self.observation, 1.0, False, self.time == 5, {})
+        answer = (np.copy(self.observation), 1.0, False, self.time == 5, {})
         misbehaves = self.copy == 1 and self.steps >= self.from_step
         return self.at_step(self, answer) if misbehaves else answer
 
