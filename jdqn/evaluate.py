@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def evaluate(run_dir: pathlib.Path, which: str | None, overrides: dict[str, Any]) -> None:
     """Plays with every seed of a run, by every policy, and prints what came of it."""
+    from jdqn import envs
     from jdqn.runs import evaluation
 
     config, agent, found, states = evaluation.load_run(run_dir, which, **overrides)
@@ -45,6 +46,8 @@ def evaluate(run_dir: pathlib.Path, which: str | None, overrides: dict[str, Any]
         raise ConfigError("--episodes 0: must be at least 1")
     for damage in found.passed_over:
         sys.stderr.write(f"warning: {damage}; an earlier checkpoint is used\n")
+    if limit := envs.says_no_limit(config):
+        sys.stdout.write(f"{limit}\n")
     steps = found.manifest["steps"]
     selected = " (selected: the best evaluation of the run; these are fresh games)"
     play = evaluation.make_evaluator(config, agent)

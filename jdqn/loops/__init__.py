@@ -99,6 +99,7 @@ def _run(
         counted=resumed.counters if resumed else None,
         held_out=begun.held_out,
     )
-    for line in [*(resumed.said if resumed else ()), *begun.said]:
+    limit = envs.says_no_limit(config)
+    for line in [*(resumed.said if resumed else ()), *begun.said, *([limit] if limit else ())]:
         run.say(line)
     return run

@@ -5,10 +5,9 @@ import signal
 import pytest
 from helpers import tiny
 from runs_helpers import EPISODES, metrics, table
-from scripted import ScriptedEnv, maker
+from scripted import maker
 
 from jdqn import loops
-from jdqn.config import ConfigError, with_overrides
 from jdqn.runs import checkpoint
 from jdqn.runs.run import Run
 
