@@ -99,7 +99,6 @@ def _run(
         counted=resumed.counters if resumed else None,
         held_out=begun.held_out,
     )
-    limit = envs.says_no_limit(config)
-    for line in [*(resumed.said if resumed else ()), *begun.said, *([limit] if limit else ())]:
+    for line in [*(resumed.said if resumed else ()), *begun.said]:
         run.say(line)
     return run

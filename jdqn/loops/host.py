@@ -16,6 +16,7 @@ from jdqn.replay import Replay
 from jdqn.runs import stopping
 from jdqn.runs.checkpoint import Position
 from jdqn.runs.evaluation import MakeEnv
+from jdqn.runs.parts import Arrays
 from jdqn.runs.resume import Resumed
 
 
@@ -48,16 +49,20 @@ def begin(
 
     env = made()
     replay, agent = build(config, env.spec)
+    # What a user's own `make_env` makes is not cut.
+    limit = envs.says_no_limit(config) if make_env is envs.make_env else None
+    said = [limit] if limit else []
     if resumed is None:
         carry = start(config, replay, agent, _first_timestep(env))
-        return Begun(replay, agent, functools.partial(turns, config, env, replay, agent, carry))
+        loop = functools.partial(turns, config, env, replay, agent, carry)
+        return Begun(replay, agent, loop, said=said)
     empty = start(config, replay, agent, None)
     like = jax.eval_shape(lambda carry: carry, empty._replace(timestep=_no_timestep(config, env)))
     restored = restore(resumed, replay, [empty], like)
     (carry,) = restored.carries
     carry = carry._replace(timestep=jax.device_get(carry.timestep))
-    said = "the environments go on exactly where they were"
-    if restored.environment is None or not env.restore(restored.environment, carry.timestep):
+    how = "the environments go on exactly where they were"
+    if not _is_back(env, restored.environment, carry.timestep):
         env.close()
         tick = resumed.found.manifest["tick"]
         env = made(seed=_seed_at(config, tick))
@@ -65,9 +70,17 @@ def begin(
         if tick:
             replay_state = jax.jit(replay.seal, donate_argnums=0)(replay_state, tick - 1)
         carry = carry._replace(replay_state=replay_state, timestep=_first_timestep(env))
-        said = "the environments cannot be brought back: they start new episodes"
+        how = "the environments cannot be brought back: they start new episodes"
     loop = functools.partial(turns, config, env, replay, agent, carry)
-    return Begun(replay, agent, loop, restored.held_out, [said])
+    return Begun(replay, agent, loop, restored.held_out, [*said, how])
+
+
+def _is_back(env: envs.VectorEnv, saved: Arrays | None, timestep: Timestep) -> bool:
+    """Whether an environment could be brought back exactly to where it was."""
+    try:
+        return saved is not None and env.restore(saved, timestep)
+    except envs.EnvError:
+        return False
 
 
 def start(config: Config, replay: Replay, agent: learning.Agent, timestep: Any) -> Carry:
