@@ -182,7 +182,7 @@ class Run:
         """Whether it is time for a first checkpoint."""
         periodic = self._config.train.checkpoint_period_steps > 0
         late = time.monotonic() - self._opened_at > FIRST_CHECKPOINT_SECONDS
-        return periodic and late and self._saved_steps is None
+        return periodic and late and self._saved_steps is None and self.counters.steps > 0
 
     def _log(self, states: States, learned: Learned) -> None:
         now = time.monotonic()

@@ -19,6 +19,7 @@ SIGNALS = [
 # Of the process that reads what is printed; number 13 wherever there is such a signal.
 BROKEN_PIPE = 13
 POLL_SECONDS = 0.1
+THREAD = "jdqn compiles"
 
 
 class Interrupted(Exception):
@@ -97,7 +98,7 @@ def in_thread(stop: Stop | None, function: Callable[..., Any], *arguments: Any) 
         except BaseException as error:
             errors.append(error)
 
-    thread = threading.Thread(target=call, name="jdqn compiles", daemon=True)
+    thread = threading.Thread(target=call, name=THREAD, daemon=True)
     thread.start()
     while thread.is_alive():
         thread.join(POLL_SECONDS)
@@ -134,7 +135,7 @@ class Compiled:
 
 def leave(status: int) -> None:
     """Ends the process, even where a thread still compiles."""
-    if any(thread.name == "jdqn compiles" for thread in threading.enumerate()):
+    if any(thread.name == THREAD for thread in threading.enumerate()):
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()

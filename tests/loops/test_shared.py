@@ -1,6 +1,5 @@
 """What both loops share: a run is driven turn by turn, signals end it, its replay must fit."""
 
-import concurrent.futures
 import re
 import signal
 import types
@@ -10,9 +9,10 @@ import psutil
 import pytest
 from helpers import tiny
 
-from jdqn import kernels
+from jdqn import envs, kernels
 from jdqn.config import ConfigError
 from jdqn.loops import shared
+from jdqn.runs import stopping
 from jdqn.train import train
 
 # --- Turns --------------------------------------------------------------------------------------
@@ -29,89 +29,96 @@ class Recorded:
     def count(self, tick, timesteps):
         self.told.append((tick, timesteps))
 
-    def report(self, states, learned):
-        self.told.append((states, learned, self.held_out))
+    def hold_out(self, observations):
+        self.held_out = self.held_out or observations
+
+    def report(self, states, learned, position):
+        self.told.append((states, learned, position, self.held_out))
         return states == self.goal
 
-    def finish(self, states, learned, *, stopped_by):
-        self.told.append(("finish", states, learned))
-        return stopped_by
+    def finish(self, states, learned, position):
+        self.told.append(("finish", states, learned, position))
+        return "finished"
+
+    def fail(self, what, states, position):
+        raise stopping.RunError(f"{what}, saved {position}")
+
+    def what_is_kept(self):
+        return "kept"
 
 
 def turn(number):
     """Of two ticks; learning starts in the second turn."""
     ticks = [2 * number, 2 * number + 1]
     held_out = ["held out"] if number == 1 else ()
-    return shared.Turn(ticks[0], [[f"at {t}"] for t in ticks], [], [number], [{}], held_out)
+    position = f"after {ticks[1]}"
+    return shared.Turn(ticks[0], [[f"at {t}"] for t in ticks], position, [number], [{}], held_out)
 
 
 def test_every_tick_is_counted_before_its_turn_is_reported_and_the_run_finishes_once():
     run = Recorded()
-    assert shared.drive(run, map(turn, range(3)), []) == 0
+    assert shared.drive(run, map(turn, range(3)), stopping.Stop()) == "finished"
     assert run.told == [
         (0, ["at 0"]),
         (1, ["at 1"]),
-        ([0], [{}], ()),
+        ([0], [{}], "after 1", ()),
         (2, ["at 2"]),
         (3, ["at 3"]),
-        ([1], [{}], ["held out"]),
+        ([1], [{}], "after 3", ["held out"]),
         (4, ["at 4"]),
         (5, ["at 5"]),
-        ([2], [{}], ["held out"]),
-        ("finish", [2], [{}]),
+        ([2], [{}], "after 5", ["held out"]),
+        ("finish", [2], [{}], "after 5"),
     ]
 
 
 def test_no_turn_is_taken_after_the_goal():
     turns = map(turn, range(4))
     run = Recorded(goal=[1])
-    assert shared.drive(run, turns, []) == 0
-    assert run.told[-1] == ("finish", [1], [{}])
+    shared.drive(run, turns, stopping.Stop())
+    assert run.told[-1] == ("finish", [1], [{}], "after 3")
     assert next(turns) == turn(2)
 
 
 def test_a_signal_ends_the_run_after_the_turn_it_came_in():
-    received = []
+    stop = stopping.Stop()
 
     def turns():
         yield turn(0)
-        received.append(signal.SIGTERM)
+        stop.reasons.append(signal.SIGTERM)
         yield turn(1)
         raise AssertionError("another turn was taken")
 
     run = Recorded()
-    assert shared.drive(run, turns(), received) == signal.SIGTERM
-    assert run.told[-2:] == [([1], [{}], ["held out"]), ("finish", [1], [{}])]
+    shared.drive(run, turns(), stop)
+    assert run.told[-1] == ("finish", [1], [{}], "after 3")
 
 
-# --- Signals ------------------------------------------------------------------------------------
+def test_a_turn_with_a_failure_is_the_last_and_saved():
+    run = Recorded()
+    failed = turn(0)._replace(failure="it broke")
+    with pytest.raises(stopping.RunError, match="it broke, saved after 1"):
+        shared.drive(run, iter([failed]), stopping.Stop())
+    assert run.told == [(0, ["at 0"]), (1, ["at 1"])]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_noted_and_the_second_interrupts(number):
-    def not_caught(*_):
-        raise AssertionError("the signal was not caught")
+@pytest.mark.parametrize(
+    ("error", "said", "status"),
+    [
+        (envs.EnvError("no reward"), "no reward; kept", 1),
+        (stopping.Interrupted(), "stopped by SIGTERM while compiling; kept", 128 + 15),
+    ],
+)
+def test_what_ends_a_loop_from_within_saves_nothing(error, said, status):
+    def turns():
+        raise error
+        yield
 
-    before = signal.signal(number, not_caught)
-    try:
-        with pytest.raises(KeyboardInterrupt), shared.stop_signals() as received:
-            signal.raise_signal(number)
-            assert received == [number]
-            signal.raise_signal(number)
-        assert signal.getsignal(number) is not_caught  # put back
-    finally:
-        signal.signal(number, before)
-    assert received == [number]
-
-
-def test_outside_the_main_thread_signals_are_left_alone():
-    def handlers():
-        with shared.stop_signals() as received:
-            return received, signal.getsignal(signal.SIGINT)
-
-    before = signal.getsignal(signal.SIGINT)
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        assert pool.submit(handlers).result() == ([], before)
+    stop = stopping.Stop()
+    stop.reasons.append(signal.SIGTERM)
+    with pytest.raises(stopping.RunError) as info:
+        shared.drive(Recorded(), turns(), stop)
+    assert (str(info.value), info.value.status) == (said, status)
 
 
 # --- Memory -------------------------------------------------------------------------------------

@@ -1,8 +1,12 @@
 """What a run shows: lines in a file, a live line on a terminal."""
 
+import errno
+import io
+import sys
+
 import pytest
 
-from jdqn.runs import progress
+from jdqn.runs import progress, stopping
 
 VALUES = {"episodes": 12, "episode_return": 1.5, "epsilon": 0.1, "loss": None}
 SHOWN = "steps 250  episodes 12  return 1.50  {} steps/s  epsilon 0.100  loss –"
@@ -22,7 +26,7 @@ def terminal(monkeypatch):
 
 def test_lines_without_a_terminal_are_plain_and_say_how_long_is_left(terminal, capsys):
     terminal(False, columns=40)
-    shown = progress.Progress("dqn [seed 3]", total_steps=1000)
+    shown = progress.Progress("dqn [seed 3]", 0, 1000, stopping.Stop())
     for rate in (25.0, None):
         shown.update(250, VALUES | {"steps_per_second": rate})
     shown.close()
@@ -33,13 +37,13 @@ def test_lines_without_a_terminal_are_plain_and_say_how_long_is_left(terminal, c
 
 def test_a_run_that_is_rounded_up_has_nothing_left(terminal, capsys):
     terminal(False, columns=40)
-    progress.Progress("dqn", total_steps=198).update(200, {"steps_per_second": 1.0})
+    progress.Progress("dqn", 0, 198, stopping.Stop()).update(200, {"steps_per_second": 1.0})
     assert capsys.readouterr().out.endswith("left 0:00:00\n")
 
 
 def test_a_terminal_has_a_live_line_below_what_is_said(terminal, capsys):
     terminal(True, columns=200)
-    shown = progress.Progress("dqn", total_steps=1000)
+    shown = progress.Progress("dqn", 0, 1000, stopping.Stop())
     shown.update(250, VALUES | {"steps_per_second": 25.0})
     shown.say("warning: loss not finite")
     shown.close()
@@ -47,3 +51,29 @@ def test_a_terminal_has_a_live_line_below_what_is_said(terminal, capsys):
     assert said.startswith("dqn\n")
     assert SHOWN.format(25) in after
     assert after.endswith("\x1b[?25h")  # the cursor is shown again
+
+
+class Gone(io.StringIO):
+    """A standard output that cannot be written to."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def write(self, _):
+        raise OSError(self.number, "no")  # BrokenPipeError for EPIPE
+
+
+@pytest.mark.parametrize(
+    ("number", "reasons"), [(errno.EPIPE, [stopping.BROKEN_PIPE]), (errno.ENOSPC, [])]
+)
+def test_a_reader_that_went_away_asks_the_run_to_stop(monkeypatch, capsys, number, reasons):
+    monkeypatch.setattr(sys, "stdout", Gone(number))
+    stop = stopping.Stop()
+    shown = progress.Progress("dqn", 0, 1000, stop)
+    shown.update(250, VALUES)
+    shown.say("saved")
+    shown.close()
+    assert stop.reasons == reasons
+    # What is said from then on can be read elsewhere.
+    assert capsys.readouterr().err.splitlines()[-1] == "saved"

@@ -1,6 +1,8 @@
 """Going on with a run: to the bit, from the newest checkpoint that verifies, or not at all."""
 
+import shutil
 import signal
+import tomllib
 
 import pytest
 from helpers import tiny
@@ -8,7 +10,8 @@ from runs_helpers import EPISODES, metrics, table
 from scripted import maker
 
 from jdqn import loops
-from jdqn.runs import checkpoint
+from jdqn.config import ConfigError, load_config, with_overrides
+from jdqn.runs import checkpoint, files
 from jdqn.runs.run import Run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -124,3 +127,147 @@ def test_the_host_loop_goes_on_to_the_bit_with_an_environment_in_jax(tmp_path, s
     pytest.importorskip("gymnax")  # an extra
     config = tiny("gymnax/CartPole-v1", **LENGTH)
     assert_same(*straight_and_resumed(tmp_path, stop_at, config, [3, 77], on_host=True))
+
+
+# --- What may change, and what not ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run on the host that has ended after 240 steps: its configuration and directory."""
+    config = tiny(**LENGTH | {"train__steps": 240, "train__checkpoint_keep": 2})
+    path = tmp_path_factory.mktemp("stopped") / "run"
+    loops.train(config, run_dir=path, make_env=maker(EPISODES))
+    return config, path
+
+
+@pytest.fixture
+def copied(stopped, tmp_path):
+    """A copy of it that a test may change."""
+    config, path = stopped
+    return config, shutil.copytree(path, tmp_path / "copy")
+
+
+def go_on(config, path, **overrides):
+    """Goes on with a run in the scripted environment."""
+    config = with_overrides(config, **overrides)
+    return loops.train(config, run_dir=path, make_env=maker(EPISODES), resumes=True)
+
+
+def test_a_longer_run_keeps_the_schedules_it_was_started_with(tmp_path, copied, capsys):
+    config, path = copied
+    go_on(config, path, train__steps=480)
+    said = capsys.readouterr().out
+    assert "from step 240 to 480" in said
+    assert "schedules keep the length they were started with, 240 steps" in said
+    longer = with_overrides(config, train__steps=480, train__schedule_steps=240)
+    assert load_config(file=path / "config.toml") == longer
+    loops.train(longer, run_dir=tmp_path / "straight", make_env=maker(EPISODES))
+    assert_same(tmp_path / "straight", path)
+    recorded = tomllib.loads((path / "config.toml").read_text())["resumed"]
+    assert [entry["steps"] for entry in recorded] == [240]
+    # Longer still, without a word about schedules.
+    go_on(load_config(file=path / "config.toml"), path, train__steps=488)
+    assert load_config(file=path / "config.toml").train.schedule_steps == 240
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"replay__batch_size": 4}, ["replay.batch_size = 4", "started with 8"]),
+        ({"env__num_envs": 8}, ["env.num_envs = 8", "started with 4"]),
+        ({"agent__double": True}, ["agent.double = True", "started with False"]),
+        ({"train__seed": 1}, ["train.seed = 1", "started with 0"]),
+        ({"train__schedule_steps": 7, "train__steps": 480}, ["train.schedule_steps = 7"]),
+        ({"train__steps": 120}, ["train.steps = 120", "has done 240 steps", "--steps"]),
+        ({}, ["train.steps = 240", "has done 240 steps", "--steps"]),
+    ],
+)
+def test_a_change_of_what_has_been_is_refused_and_nothing_is_touched(stopped, change, said):
+    config, path = stopped
+    before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
+    with pytest.raises(ConfigError) as info:
+        go_on(config, path, **change)
+    for words in said:
+        assert words in str(info.value)
+    assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
+
+
+def test_what_cannot_alter_the_past_may_change(copied):
+    config, path = copied
+    changes = {
+        "env__num_threads": 1,
+        "train__stop_return": -1000.0,
+        "train__log_period_steps": 40,
+        "train__eval_period_steps": 0,
+        "train__eval_episodes": 1,
+        "train__checkpoint_period_steps": 40,
+        "train__checkpoint_keep": 5,
+        "train__checkpoint_replay": False,
+    }
+    result = go_on(config, path, train__steps=480, **changes)
+    # A goal that is reached at once: a log period after it is known, the run ends.
+    assert 240 < result.steps < 480
+    assert load_config(file=path / "config.toml").train.checkpoint_keep == 5
+
+
+def test_a_run_in_use_is_refused(copied):
+    config, path = copied
+    with files.lock(path), pytest.raises(ConfigError, match="in use by another process"):
+        go_on(config, path, train__steps=480)
+    go_on(config, path, train__steps=244)
+
+
+def test_what_is_no_run_is_refused(tmp_path, stopped):
+    config, path = stopped
+    for name, words in {"none": "cannot open", "empty": "no config.toml"}.items():
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(ConfigError, match=words):
+            go_on(config, tmp_path / name)
+    shutil.copy(path / "config.toml", tmp_path / "empty")
+    with pytest.raises(ConfigError, match="has no checkpoint"):
+        go_on(config, tmp_path / "empty")
+    # What jdqn wrote before it had a store of its own.
+    (tmp_path / "empty" / "checkpoints" / "240" / "default").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="Orbax") as info:
+        go_on(config, tmp_path / "empty")
+    assert "\n" not in str(info.value)
+
+
+# --- Without all that was there -------------------------------------------------------------------
+
+
+def test_from_a_damaged_checkpoint_it_goes_on_from_the_one_before(stopped, copied, capsys):
+    _, untouched = stopped
+    config, path = copied
+    damaged = path / "checkpoints" / "240.manifest"
+    damaged.write_bytes(damaged.read_bytes().replace(b'"tick": 60', b'"tick": 61'))
+    go_on(config, path)
+    said = capsys.readouterr().out
+    assert f"warning: {damaged} has changed since it was written" in said
+    assert "from step 200 to 240" in said
+    # The damaged one is written anew, and the logs have neither gap nor double line.
+    assert_same(untouched, path)
+    assert [p.name for p in sorted((path / "checkpoints").glob("*.manifest"))] == [
+        "200.manifest",
+        "240.manifest",
+        "best.manifest",
+    ]
+
+
+def test_without_the_replay_learning_waits_until_there_is_a_new_one(tmp_path, capsys):
+    config = tiny(agent="prioritized_rank", **LENGTH | {"train__steps": 240})
+    config = with_overrides(config, train__checkpoint_replay=False)
+    make_env = maker(EPISODES)
+    loops.train(config, run_dir=tmp_path, make_env=make_env)
+    assert newest(tmp_path)["rows"] == []
+    loops.train(
+        with_overrides(config, train__steps=400), run_dir=tmp_path, make_env=make_env, resumes=True
+    )
+    said = capsys.readouterr().out
+    assert "the checkpoint holds no replay; learning starts again after 32 new steps" in said
+    updates = {row["steps"]: row["updates"] for row in metrics(tmp_path)}
+    before = updates[240]
+    assert before == 53  # at 32, 36 ... 240 steps
+    # At 272, 276 ... 320; and so on.
+    assert (updates[320], updates[400]) == (before + 13, before + 33)

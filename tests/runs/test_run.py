@@ -1,16 +1,22 @@
 """What a run keeps and shows: tables, log events, evaluations, checkpoints, its end."""
 
 import re
+import signal
 import tomllib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import tiny
-from runs_helpers import EPISODES, log, metrics, table
-from scripted import maker
+from runs_helpers import EPISODES, log, metrics, plain, table
+from scripted import ScriptedEnv, maker
 
 from jdqn.config import load_config
+from jdqn.envs import chain
+from jdqn.loops import shared
+from jdqn.runs import checkpoint, evaluation, run, stopping, store
+from jdqn.runs.episodes import Evaluation
 from jdqn.train import train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -158,3 +164,175 @@ def test_a_run_stops_where_it_has_reached_its_goal(tmp_path, capsys):
     assert result.steps == -(-reached // 80) * 80 < 4000
     said = capsys.readouterr().out.splitlines()[-1]
     assert re.search(rf"reached a mean return of 20 .* after {reached:,} steps.* \d+ s", said)
+
+
+# --- Checkpoints ----------------------------------------------------------------------------------
+
+
+def manifests(run_dir):
+    """Names of the checkpoints there are, and their manifests."""
+    store = checkpoint.store_of(run_dir)
+    return {name: store.read_manifest(name) for name in [*store.names(), "best"]}
+
+
+def test_the_best_checkpoint_is_that_of_the_best_evaluation(tmp_path, monkeypatch):
+    scores = iter([1.0, 3.0, 2.0, 3.0, -5.0])
+    monkeypatch.setattr(
+        evaluation, "make_evaluator", lambda *_: lambda *_: Evaluation(1, next(scores), 0, 0, 1)
+    )
+    config = tiny(
+        train__steps=200,
+        train__eval_period_steps=40,
+        train__checkpoint_period_steps=40,
+        train__checkpoint_keep=1,
+        **SAME_PROGRAMS,
+    )
+    train(config, run_dir=tmp_path, make_env=maker(EPISODES))
+    found = manifests(tmp_path)
+    # Of equal ones the first; and it is not among those that are too many.
+    assert {name: manifest["steps"] for name, manifest in found.items()} == {"200": 200, "best": 80}
+    assert found["best"]["return_mean"] == 3.0
+    assert found["best"]["parts"].keys() == {"0/state"}
+    named = {blob for manifest in found.values() for blob in store.blobs_of(manifest)}
+    assert {path.name for path in (tmp_path / "checkpoints" / "blobs").iterdir()} == named
+
+
+@pytest.mark.parametrize(("period", "first"), [(160, {"4", "160"}), (0, set())])
+def test_a_first_checkpoint_does_not_wait_for_its_period(tmp_path, monkeypatch, period, first):
+    monkeypatch.setattr(run, "FIRST_CHECKPOINT_SECONDS", 0.0)
+    config = tiny(
+        train__steps=200,
+        train__eval_episodes=0,
+        train__checkpoint_period_steps=period,
+        **SAME_PROGRAMS,
+    )
+    train(config, run_dir=tmp_path, make_env=maker(EPISODES))
+    assert set(checkpoint.store_of(tmp_path).names()) == first | {"200"}
+
+
+# --- What cannot go on ----------------------------------------------------------------------------
+
+
+class Failing(ScriptedEnv):
+    """Raises at one step; `made` counts from the first."""
+
+    def recv(self):
+        if len(self.actions) == 30 and self.fails:
+            raise ValueError("the power\nwent out")
+        return super().recv()
+
+    fails = True
+
+
+def test_an_environment_that_fails_leaves_a_checkpoint_from_which_the_run_goes_on(
+    tmp_path, monkeypatch, capsys
+):
+    config = tiny(train__steps=200, train__eval_episodes=0, **SAME_PROGRAMS)
+    with pytest.raises(stopping.RunError) as info:
+        train(config, run_dir=tmp_path, make_env=maker(EPISODES, Failing))
+    for words in [
+        'environment "CartPole-v1"',
+        "ValueError: the power went out",
+        "at 120 steps",
+        f"python -m jdqn.train --resume {tmp_path}",
+    ]:
+        assert words in str(info.value)
+    assert info.value.status == 1
+    assert checkpoint.store_of(tmp_path).names() == ["120"]
+    monkeypatch.setattr(Failing, "fails", False)
+    result = train(config, run_dir=tmp_path, make_env=maker(EPISODES, Failing), resumes=True)
+    assert result.steps == 200
+    assert "start new episodes" in capsys.readouterr().out
+    # The row before the failure was sealed: it is the last of its episode.
+    found = checkpoint.find(tmp_path, run_id=None, agents_only=False)
+    assert found.manifest["steps"] == 200
+
+
+def test_an_environment_that_fails_in_an_evaluation_leaves_a_checkpoint(tmp_path):
+    class FailsOften(Failing):
+        def __init__(self, *arguments, **keywords):
+            super().__init__(*arguments, **keywords)
+            self.fails = len(make_env.made) > 0
+
+    make_env = maker([[(0.0, False, False, False)] * 50 + [(0.0, True, False, False)]], FailsOften)
+    config = tiny(train__steps=200, train__eval_period_steps=40, **SAME_PROGRAMS)
+    with pytest.raises(stopping.RunError, match=r"in evaluation.*at 40 steps.*--resume"):
+        train(config, run_dir=tmp_path, make_env=make_env)
+    assert checkpoint.store_of(tmp_path).names() == ["40"]
+
+
+@pytest.mark.parametrize("learning_rate", [1e30, 1e38])
+def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing(tmp_path, learning_rate):
+    config = tiny(
+        train__steps=4000,
+        train__eval_episodes=0,
+        train__log_period_steps=80,
+        train__checkpoint_period_steps=28,
+        optimizer__learning_rate=learning_rate,
+        agent__loss="squared",
+        **SAME_PROGRAMS,
+    )
+    with pytest.raises(stopping.RunError) as info:
+        train(config, run_dir=tmp_path, make_env=maker(EPISODES))
+    said = re.fullmatch(
+        r"the (loss|gradient) is not finite since update (\d+), found at (\d+) steps; the "
+        r"checkpoint of step (\d+) is kept; go on: .*",
+        str(info.value),
+    )
+    _, update, found_steps, kept_steps = said.groups()
+    assert int(found_steps) <= 112
+    assert 1 <= int(update) <= 20
+    assert int(kept_steps) == 28  # before learning starts
+    assert checkpoint.store_of(tmp_path).names() == ["28"]
+    (state,) = checkpoint.load_states(
+        checkpoint.find(tmp_path, run_id=None, agents_only=True), initial_state(config), 1
+    )
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(plain(state)))
+
+
+def initial_state(config):
+    """The abstract state of an agent."""
+    env = maker(EPISODES)(config)
+    _, agent = shared.build(config, env.spec)
+    return jax.eval_shape(lambda key: agent.init(key)[0], jax.random.key(0))
+
+
+def test_a_reward_that_is_not_finite_ends_a_fused_run_and_names_the_step(tmp_path, monkeypatch):
+    step_env = chain.Chain.step_env
+
+    def broken(self, key, state, action, params):
+        observation, state, reward, *rest = step_env(self, key, state, action, params)
+        return observation, state, jnp.where(state.time == 9, jnp.nan, reward), *rest
+
+    monkeypatch.setattr(chain.Chain, "step_env", broken)
+    config = tiny("jdqn/Chain", train__eval_episodes=0, train__checkpoint_period_steps=20)
+    with pytest.raises(stopping.RunError) as info:
+        train(config, run_dir=tmp_path)
+    # Nine steps after the first observation, of four environments.
+    assert 'environment "jdqn/Chain": its reward is not finite at step 40' in str(info.value)
+    assert "the checkpoint of step 20 is kept" in str(info.value)
+
+
+def test_a_stop_during_an_evaluation_owes_it(tmp_path, monkeypatch):
+    config = tiny(train__steps=80, train__eval_period_steps=40, **SAME_PROGRAMS)
+    straight = train(config, run_dir=tmp_path / "straight", make_env=maker(EPISODES))
+    make_evaluator = evaluation.make_evaluator
+
+    def stopped(*arguments):
+        evaluate = make_evaluator(*arguments)
+
+        def stop(*one):
+            signal.raise_signal(signal.SIGTERM)
+            return evaluate(*one)
+
+        return stop
+
+    monkeypatch.setattr(evaluation, "make_evaluator", stopped)
+    result = train(config, run_dir=tmp_path / "resumed", make_env=maker(EPISODES))
+    assert (result.steps, result.evaluation) == (40, None)
+    monkeypatch.setattr(evaluation, "make_evaluator", make_evaluator)
+    result = train(config, run_dir=tmp_path / "resumed", make_env=maker(EPISODES), resumes=True)
+    assert result.evaluation == straight.evaluation
+    files = [(tmp_path / d / "evaluations.csv").read_text() for d in ("straight", "resumed")]
+    assert files[0] == files[1]
+    assert len(files[0].splitlines()) == 3

@@ -1,0 +1,54 @@
+"""Periods are agent steps, whatever the loop: what is due when."""
+
+import pytest
+from helpers import tiny
+from runs_helpers import log
+
+from jdqn import loops
+
+pytest.importorskip("gymnax")  # an extra
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def test_periods_mean_the_same_in_both_loops(tmp_path):
+    """None of them a multiple of another, nor of the environments, nor of the update period."""
+    config = tiny(
+        "gymnax/CartPole-v1",
+        train__steps=402,
+        train__update_period_steps=8,
+        train__log_period_steps=90,
+        train__eval_period_steps=42,
+        train__checkpoint_period_steps=50,
+        train__checkpoint_keep=20,
+        train__stop_return=8.0,
+    )
+    on_host = loops.train(config, run_dir=tmp_path / "host", on_host=True)
+    fused = loops.train(config, run_dir=tmp_path / "fused")
+    lines = [(tmp_path / d / "evaluations.csv").read_text().splitlines() for d in ("host", "fused")]
+    assert [line.split(",")[:4] for line in lines[0]] == [line.split(",")[:4] for line in lines[1]]
+    due = [m for m in range(4, 405, 4) if m // 42 > (m - 4) // 42]
+    assert len(due) == 9
+    assert [int(line.split(",")[0]) for line in lines[0][1:]] == [*due, 404]
+    for kind in ("*.manifest", "metrics.jsonl"):
+        found = [sorted(p.name for p in (tmp_path / d).rglob(kind)) for d in ("host", "fused")]
+        assert found[0] == found[1]
+    logged = [[row["steps"] for row in log(tmp_path / d)] for d in ("host", "fused")]
+    assert logged[0] == logged[1] == [92, 180, 272, 360, 404]
+    assert on_host.steps == fused.steps == 404
+
+
+def test_both_loops_stop_at_the_same_step(tmp_path):
+    config = tiny(
+        "gymnax/CartPole-v1",
+        train__steps=4000,
+        train__learning_starts_steps=4000,
+        train__eval_episodes=0,
+        train__log_period_steps=300,
+        train__stop_return=5.0,
+    )
+    results = [
+        loops.train(config, run_dir=tmp_path / str(on_host), on_host=on_host)
+        for on_host in (False, True)
+    ]
+    assert results[0].steps == results[1].steps < 4000
+    assert results[0].steps % 300 == 0
