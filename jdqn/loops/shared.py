@@ -5,10 +5,10 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import psutil
 
-from jdqn import envs, kernels, learning
+from jdqn import envs, learning
 from jdqn.config import Config, ConfigError
+from jdqn.loops import memory
 from jdqn.records import EnvSpec, Timestep
 from jdqn.replay import Replay, ReplayState, make_replay
 from jdqn.runs import checkpoint, stopping
@@ -44,11 +44,12 @@ def build(config: Config, spec: EnvSpec) -> tuple[Replay, learning.Agent]:
     """The replay and the agent of a run.
 
     Raises:
-      ConfigError: parts that do not go together, or a replay that does not fit.
+      ConfigError: parts that do not go together, or a run that does not fit into memory.
     """
     replay = make_replay(config, spec)
-    check_memory(config, replay)
-    return replay, learning.make_agent(config, spec, replay)
+    agent = learning.make_agent(config, spec, replay)
+    memory.check_memory(config, spec, replay, agent)
+    return replay, agent
 
 
 class Begun(NamedTuple):
@@ -96,20 +97,3 @@ def drive(run: Run, turns: Iterator[Turn], stop: stopping.Stop) -> Result:
         name = signal.Signals(stop.reason).name
         sentence = f"stopped by {name} while compiling; {run.what_is_kept()}"
         raise stopping.RunError(sentence, 128 + stop.reason) from None
-
-
-def check_memory(config: Config, replay: Replay) -> None:
-    """Raises ConfigError where the replay cannot fit on the device."""
-    device = jax.devices()[0]
-    stats = device.memory_stats() if not kernels.on_cpu() else None
-    if stats and "bytes_limit" in stats:
-        available = stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    else:
-        available = psutil.virtual_memory().available
-    num_bytes = replay.num_bytes * config.train.num_seeds
-    if num_bytes > available:
-        seeds = f" for {config.train.num_seeds} seeds" if config.train.num_seeds > 1 else ""
-        raise ConfigError(
-            f"replay.capacity = {config.replay.capacity}: needs {num_bytes:,} bytes{seeds}, "
-            f"{available:,} are available on {device.device_kind}"
-        )
