@@ -8,8 +8,9 @@ from jdqn.config.layers import (
     to_toml,
     with_overrides,
 )
-from jdqn.config.options import Parser, add_options, from_options, parse_value
+from jdqn.config.options import Parser, add_options, from_options, parse_count, parse_value
 from jdqn.config.schema import Config, ConfigError, suggest
+from jdqn.config.wording import shown
 
 __all__ = [
     "Config",
@@ -21,7 +22,9 @@ __all__ = [
     "from_options",
     "load_config",
     "names",
+    "parse_count",
     "parse_value",
+    "shown",
     "suggest",
     "to_toml",
     "with_overrides",

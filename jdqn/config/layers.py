@@ -6,6 +6,7 @@
 
 import pathlib
 import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -14,9 +15,12 @@ import pydantic
 import tomli_w
 
 from jdqn.config.schema import Config, ConfigError, suggest
+from jdqn.config.wording import shown
 
 Kind = Literal["agents", "presets"]
 Layer = dict[str, dict[str, Any]]
+
+LONGEST_FILE = 1_000_000  # bytes
 
 
 def config_dir() -> pathlib.Path:
@@ -89,8 +93,22 @@ def _read_user_file(file: str | pathlib.Path | None) -> Layer:
         layer.pop(record, None)
     for section, fields in layer.items():
         if not isinstance(fields, dict):
-            raise ConfigError(f"{section} = {fields!r}: expected a section [{section}]")
+            key = section if re.fullmatch(r"\w+", section) else f'"{section}"'
+            raise ConfigError(f"{key} = {shown(fields)}: {_where(section)}")
     return layer
+
+
+def _where(name: str) -> str:
+    """What to say of a value outside all sections."""
+    sections = Config.model_fields
+    if name in sections:
+        return f"expected a section [{name}]"
+    section, _, field = name.partition(".")
+    if section in sections:
+        return f"write it without quotes, or {field} under [{section}]"
+    homes = [s for s, info in sections.items() if name in _fields_of(info.annotation)]
+    under = " or ".join(f"[{home}]" for home in homes or sections)
+    return f"must stand in a section, {under}"
 
 
 def _name_of(
@@ -101,7 +119,9 @@ def _name_of(
     if given is not None and override != given:
         raise ConfigError(f"--{section} {given} and --{section}.name {override} differ")
     chosen = user.get(section, {}).get("name", default) if override is None else override
-    return str(chosen)
+    if not isinstance(chosen, str):
+        raise ConfigError(f"{section}.name = {shown(chosen)}: must be a string")
+    return chosen
 
 
 def with_overrides(config: Config, **overrides: Any) -> Config:
@@ -109,7 +129,7 @@ def with_overrides(config: Config, **overrides: Any) -> Config:
     merged = {name: section.model_dump() for name, section in config.sections.items()}
     for dotted, value in overrides.items():
         section, _, field = dotted.partition("__")
-        merged[section][field] = value
+        merged.setdefault(section, {})[field] = value
     return _validate(merged)
 
 
@@ -123,12 +143,41 @@ def to_toml(config: Config, **extra: Mapping[str, Any]) -> str:
 
 
 def _read(path: pathlib.Path) -> Layer:
+    """The sections of a TOML file."""
+    text = _text(path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    except ValueError:
+        raise ConfigError(f"{path} is not valid TOML: a number has too many digits") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is not valid TOML: its brackets are too deep") from None
+
+
+def _text(path: pathlib.Path) -> str:
+    """A file's text. Only of a regular file: reading a pipe may wait for ever."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            with path.open("rb") as file:
+                content = file.read(LONGEST_FILE + 1)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    except ValueError as error:  # a NUL byte
+        raise ConfigError(f"cannot read {path}: {error}") from None
+    if stat.S_ISDIR(mode):
+        inside = path / "config.toml"
+        hint = f"; did you mean {inside}?" if inside.is_file() else ""
+        raise ConfigError(f"cannot read {path}: it is a folder, expected a TOML file{hint}")
+    if not stat.S_ISREG(mode):
+        raise ConfigError(f"cannot read {path}: not a regular file, expected a TOML file")
+    if len(content) > LONGEST_FILE:
+        raise ConfigError(f"cannot read {path}: has more than {LONGEST_FILE:,} bytes")
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not valid TOML: it is not UTF-8") from None
 
 
 def read_named(kind: Kind, name: str) -> Layer:
@@ -148,20 +197,32 @@ def _validate(merged: Layer) -> Config:
         raise ConfigError(_sentence(error.errors()[0])) from None
 
 
+def _fields_of(section: Any) -> list[str]:
+    """The names of a section's fields."""
+    return list(getattr(section, "model_fields", {}))
+
+
 def _sentence(error: Any) -> str:
     """One pydantic error as one sentence naming field, value and what is accepted."""
     location = [str(part) for part in error["loc"]]
     dotted = ".".join(location)
+    start = f"{dotted} = {shown(error['input'])}:" if location else ""
     if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
+        return f"{start} {error['ctx']['error']}".strip()
     if error["type"] == "extra_forbidden":
         if len(location) == 1:
             known = list(Config.model_fields)
-            return f'unknown section "{dotted}"{suggest(dotted, known)}'
-        section = Config.model_fields[location[0]].annotation
-        known = [f"{location[0]}.{field}" for field in getattr(section, "model_fields", {})]
-        return f'unknown field "{dotted}"{suggest(dotted, known)}'
+            near = suggest(dotted, known) or f" (known: {', '.join(known)})"
+            return f'unknown section "{dotted}"{near}'
+        names_in_section = _fields_of(Config.model_fields[location[0]].annotation)
+        known = [f"{location[0]}.{field}" for field in names_in_section]
+        near = suggest(dotted, known) or f" (known: {', '.join(names_in_section)})"
+        return f'unknown field "{dotted}"{near}'
     if error["type"] == "tuple_type":
-        return f"{dotted} = {error['input']!r}: must be a list such as 128,128"
+        return f"{start} must be a list such as 128,128"
+    if error["type"] == "too_long":
+        return f"{start} must have at most {error['ctx']['max_length']} entries"
+    if error["type"] == "bool_type":
+        return f"{start} must be a boolean, true or false"
     message = error["msg"][0].lower() + error["msg"][1:]
-    return f"{dotted} = {error['input']!r}: {message.replace('input should be', 'must be')}"
+    return f"{start} {message.replace('input should be', 'must be')}"

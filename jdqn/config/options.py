@@ -1,12 +1,39 @@
 """The command line: one option for each field, mistakes answered in one sentence."""
 
 import argparse
+import io
+import os
+import re
 import sys
 import tomllib
 from typing import Any, NoReturn
 
 from jdqn.config.layers import load_config, names, read_named
-from jdqn.config.schema import Config, Section, suggest
+from jdqn.config.schema import Config, ConfigError, Section, suggest
+from jdqn.config.wording import one_line, shown
+
+# What a line of TOML would read past: a comment, another line, nothing that can be typed.
+_BEYOND_A_VALUE = re.compile(r"[\x00-\x1f\x7f#]")
+_LARGEST_EXACT = 2**53  # of the whole numbers that a float stands for
+
+
+class _Once(argparse.Action):
+    """Stores a value; an empty one is refused, and another one for the same field."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        name = option_string or self.metavar
+        if "" in ([values] if isinstance(values, str) else values):
+            parser.error(f"{name} is empty: expected a value")
+        before = getattr(namespace, self.dest)
+        if before not in (self.default, values):
+            parser.error(f"{name} {shown(values)}: already given as {shown(before)}")
+        setattr(namespace, self.dest, values)
 
 
 class Parser(argparse.ArgumentParser):
@@ -16,10 +43,21 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
         )
+        self.register("action", None, _Once)
+        # Older Pythons take -1e3 for an option.
+        self._negative_number_matcher = re.compile(r"-(\.?\d|inf$|nan$)")
 
     def parse(self, argv: list[str] | None = None) -> argparse.Namespace:
         """Parses; an unknown option is answered with the nearest known one."""
-        arguments, extra = self.parse_known_args(argv)
+        if sys.stdout is None:  # closed by the shell
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a terminal that has no ± or –
+        given = sys.argv[1:] if argv is None else argv
+        for text in given:
+            if re.search("[\0\ud800-\udfff]", text):
+                self.error(f"argument {shown(text)}: must be UTF-8 text without NUL")
+        arguments, extra = self.parse_known_args(given)
         if extra:
             options = [o for action in self._actions for o in action.option_strings]
             name = extra[0].partition("=")[0]
@@ -27,9 +65,15 @@ class Parser(argparse.ArgumentParser):
             self.error(f'unknown {kind} "{name}"{suggest(name, options) if options else ""}')
         return arguments
 
+    def refuse(self, error: Exception) -> NoReturn:
+        """Exits with what an error says; of the system's, the file and why."""
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            self.error(f"{error.filename}: {error.strerror}")
+        self.error(str(error))
+
     def error(self, message: str) -> NoReturn:
-        """Prints the sentence and exits."""
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+        """Prints the sentence on one line and exits."""
+        print(f"error: {one_line(message)}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2)
 
 
@@ -75,10 +119,27 @@ def from_options(arguments: argparse.Namespace) -> Config:
 
 def parse_value(text: str) -> Any:
     """A command-line value, written as in TOML; a bare word is a string, `128,128` a list."""
+    if _BEYOND_A_VALUE.search(text):
+        return text
     for candidate in (text, f"[{text}]" if "," in text else text):
         try:
             value = tomllib.loads(f"value = {candidate}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):  # of TOML, and of too many digits or brackets
             continue
-        return int(value) if isinstance(value, float) and value.is_integer() else value
+        if isinstance(value, float) and value.is_integer() and abs(value) <= _LARGEST_EXACT:
+            return int(value)
+        # No field is a table or a date: as it was typed it is shown best.
+        return value if isinstance(value, bool | int | float | str | list) else text
     return text
+
+
+def parse_count(option: str, text: str, *, most: int) -> int:
+    """A whole number above 0 of an option that is no field.
+
+    Raises:
+      ConfigError: anything else.
+    """
+    value = parse_value(text)
+    if type(value) is not int or not 0 < value <= most:
+        raise ConfigError(f"{option} {shown(value)}: must be an integer from 1 to {most:,}")
+    return value

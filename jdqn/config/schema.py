@@ -10,7 +10,6 @@ from pydantic import Field
 
 # TOML has no null.
 _none = pydantic.BeforeValidator(lambda value: None if value == "none" else value)
-Positive = Annotated[int, Field(gt=0)]
 Width = Annotated[int, Field(gt=0, le=65_536)]
 # Steps are counted in int32 on the device.
 PositiveSteps = Annotated[int, Field(gt=0, le=2_000_000_000)]
@@ -18,12 +17,21 @@ Steps = Annotated[int, Field(ge=0, le=2_000_000_000)]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 Widths = Annotated[
     tuple[Width, ...],
-    Field(strict=False),
+    Field(strict=False, max_length=32),
     pydantic.BeforeValidator(lambda value: [value] if type(value) is int else value),
 ]
+
+
+def _fits_float32(value: float) -> float:
+    """Raises where the device would make 0 or infinity of a number."""
+    if value and not 1e-37 <= value <= 1e37:
+        raise ValueError("must be between 1e-37 and 1e37")
+    return value
+
+
 Probability = Annotated[float, Field(ge=0, le=1)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0), pydantic.AfterValidator(_fits_float32)]
+NonNegative = Annotated[float, Field(ge=0), pydantic.AfterValidator(_fits_float32)]
 
 
 class ConfigError(ValueError):
@@ -50,10 +58,12 @@ class Env(Section):
         "an Atari game (Breakout), a Gymnasium id (CartPole-v1) or JAX-native (minatar/Breakout)"
     )
     num_envs: Width = _doc("environments stepped together")
-    num_threads: Count = _doc(
+    num_threads: Annotated[int, Field(ge=0, le=1_024)] = _doc(
         "emulator threads; 0: as many as usable cores, at most one per environment"
     )
-    size: Width = _doc("side of bsuite/DeepSea, length of jdqn/Chain")
+    size: Annotated[int, Field(gt=0, le=4_096)] = _doc(
+        "side of bsuite/DeepSea, length of jdqn/Chain"
+    )
     stochastic: bool = _doc("bsuite/DeepSea: actions fail and rewards are noisy")
     frame_skip: Annotated[int, Field(gt=0, le=1_000)] = _doc(
         "Atari: frames per agent step, the last two maximised"
@@ -182,7 +192,9 @@ class Train(Section):
     eval_period_steps: Steps = _doc("agent steps between evaluations; 0: only at the end")
     eval_episodes: Count = _doc("full episodes of an evaluation; 0: never evaluate")
     checkpoint_period_steps: Steps = _doc("agent steps between checkpoints; 0: only at the end")
-    checkpoint_keep: Positive = _doc("checkpoints kept, the newest; the best is kept besides")
+    checkpoint_keep: Annotated[int, Field(gt=0, le=1_000_000)] = _doc(
+        "checkpoints kept, the newest; the best is kept besides"
+    )
     checkpoint_replay: bool = _doc(
         "checkpoints hold the replay; without it a resumed run first fills a new one"
     )

@@ -1,5 +1,7 @@
 """The command line: values as in TOML, one option a field, one sentence for each mistake."""
 
+import sys
+
 import pytest
 
 from jdqn import config as config_lib
@@ -67,3 +69,10 @@ def test_a_wrong_option_gets_one_sentence(capsys, argv, said):
     assert printed.err.count("\n") == 1
     for words in said:
         assert words in printed.err
+
+
+def test_a_closed_output_is_no_mistake(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    config_lib.Parser().parse([])
+    sys.stdout.write("nowhere")
+    sys.stdout.close()
