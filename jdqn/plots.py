@@ -3,9 +3,10 @@
 python -m jdqn.plots curve.png DQN=runs/a Double=runs/b,runs/c
 """
 
+import pathlib
 import sys
 
-from jdqn.config import Parser
+from jdqn.config import ConfigError, Parser
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -18,21 +19,47 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("picture", metavar="PICTURE", help="file to write: .png, .svg or .pdf")
     parser.add_argument("run", metavar="LABEL=RUN,...", nargs="+", help="runs under one label")
     arguments = parser.parse(argv)
-    pairs = [text.rpartition("=") for text in arguments.run]
-    runs = {label or paths: paths.split(",") for label, _, paths in pairs}
+    try:
+        draw(pathlib.Path(arguments.picture), _runs(arguments.run))
+    except (OSError, ValueError) as error:  # matplotlib's too
+        parser.refuse(error)
+
+
+def draw(picture: pathlib.Path, runs: dict[str, list[str]]) -> None:
+    """Writes the picture and prints the table."""
+    from matplotlib import figure  # without a display
+
     from jdqn.tools import curves
 
-    try:
-        axes = curves.plot_curves(runs)
-        axes.figure.savefig(arguments.picture, dpi=120)
-        for label, run_dirs in runs.items():
-            steps, returns = curves.read_curves(run_dirs)
-            mean, half = curves.interval(returns[:, -1])
-            sys.stdout.write(
-                f"| {label} | {len(returns)} | {steps[-1]:,.0f} | {mean:.2f} ± {half:.2f} |\n"
-            )
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
+    drawn = figure.Figure(**curves.FIGURE)
+    kinds = drawn.canvas.get_supported_filetypes()
+    if picture.suffix[1:].lower() not in kinds:
+        raise ConfigError(f"PICTURE {picture}: must end in one of .{', .'.join(kinds)}")
+    if picture.exists() and not picture.is_file():
+        raise ConfigError(f"PICTURE {picture}: is there and no file")
+    read = {label: curves.read_curves(run_dirs) for label, run_dirs in runs.items()}
+    curves.draw_curves(read, drawn.subplots())
+    drawn.savefig(picture, dpi=120)
+    for label, (steps, returns) in read.items():
+        mean, half = curves.interval(returns[:, -1])
+        sys.stdout.write(
+            f"| {label} | {len(returns)} | {steps[-1]:,.0f} | {mean:.2f} ± {half:.2f} |\n"
+        )
+
+
+def _runs(texts: list[str]) -> dict[str, list[str]]:
+    """The runs of each `LABEL=RUN,...`; without a label they are their own."""
+    runs: dict[str, list[str]] = {}
+    for text in texts:
+        label, _, joined = text.rpartition("=")
+        label = label or joined
+        paths = joined.split(",")
+        if not all(paths):
+            raise ConfigError(f"{text}: a run has no name, expected LABEL=RUN,...")
+        if label in runs:
+            raise ConfigError(f"{text}: label given twice, expected LABEL=RUN,RUN once")
+        runs[label] = paths
+    return runs
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Learning curves with 95% bands over seeds, from the `episodes.csv` of runs."""
 
 import csv
+import math
 import pathlib
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from jdqn.config import ConfigError
 from jdqn.runs.episodes import RECENT_EPISODES
 
 Paths = Sequence[str | pathlib.Path]
+FIGURE: dict[str, Any] = {"figsize": (7, 4.5), "layout": "constrained"}
 
 
 def read_curves(run_dirs: Paths, *, points: int = 200) -> tuple[np.ndarray, np.ndarray]:
@@ -26,7 +29,8 @@ def read_curves(run_dirs: Paths, *, points: int = 200) -> tuple[np.ndarray, np.n
       Agent steps `[P]` and returns `[seeds, P]`, NaN before the first episode of a seed has ended.
 
     Raises:
-      ConfigError: a run without finished episodes.
+      ConfigError: a run without finished episodes, a table that is damaged. A last line that was
+        cut off is left out, with a word on stderr.
     """
     seeds = [seed for path in run_dirs for seed in _read(pathlib.Path(path))]
     steps = np.linspace(0, min(seed[-1, 0] for seed in seeds), points + 1)[1:]
@@ -36,20 +40,62 @@ def read_curves(run_dirs: Paths, *, points: int = 200) -> tuple[np.ndarray, np.n
 def _read(path: pathlib.Path) -> list[np.ndarray]:
     """Steps and returns `[episodes, 2]` of each seed of a run."""
     path = path / "episodes.csv" if path.is_dir() else path
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [
-                (row["seed"], float(row["steps"]), float(row["return"]))
-                for row in csv.DictReader(file)
-            ]
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (KeyError, TypeError, ValueError):
-        raise ConfigError(f"{path} has no columns steps, seed, return of numbers") from None
+    rows = list(_rows(path))
     if not rows:
         raise ConfigError(f"{path}: no episode has ended")
     names = dict.fromkeys(row[0] for row in rows)
     return [np.array([row[1:] for row in rows if row[0] == name]) for name in names]
+
+
+def _rows(path: pathlib.Path) -> Iterator[tuple[str, float, float]]:
+    """Seed, steps and return of each episode; warns of a last line that was cut off."""
+    text = _text(path)
+    lines = text.splitlines(keepends=True)
+    reader = csv.reader(lines, strict=True)
+    try:
+        header = next(reader, [])
+    except csv.Error:
+        header = []
+    if missing := {"seed", "steps", "return"} - set(header):
+        raise ConfigError(f"{path} has no columns {', '.join(sorted(missing))}")
+    places = [header.index(name) for name in ("seed", "steps", "return")]
+    found = 0
+    try:
+        for row in reader:
+            if row:
+                yield _numbers(row, len(header), places)
+                found += 1
+    except (csv.Error, ValueError):
+        if reader.line_num < len(lines) or text.endswith("\n"):
+            raise ConfigError(
+                f"{path}, line {reader.line_num}: expected {len(header)} columns, numbers under "
+                "steps and return"
+            ) from None
+        if found:
+            sys.stderr.write(f"warning: {path}: its last line is cut off and left out\n")
+
+
+def _text(path: pathlib.Path) -> str:
+    """A table's text. Only of a regular file: reading a pipe may wait for ever."""
+    try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"cannot read {path}: not a regular file")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"cannot read {path}: it is not UTF-8") from None
+
+
+def _numbers(row: list[str], columns: int, places: list[int]) -> tuple[str, float, float]:
+    """Seed, steps and return of a row; ValueError where they are no finite numbers."""
+    if len(row) != columns:
+        raise ValueError
+    seed, steps, episode_return = (row[place] for place in places)
+    values = (float(steps), float(episode_return))
+    if not all(map(math.isfinite, values)):
+        raise ValueError
+    return seed, *values
 
 
 def _recent_mean(episodes: np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -85,14 +131,20 @@ def plot_curves(runs: Mapping[str, Paths], axes: Any = None, *, points: int = 20
     """
     import matplotlib.pyplot as plt
 
-    axes = plt.subplots(figsize=(7, 4.5), layout="constrained")[1] if axes is None else axes
-    for label, run_dirs in runs.items():
-        steps, returns = read_curves(run_dirs, points=points)
+    read = {label: read_curves(dirs, points=points) for label, dirs in runs.items()}
+    axes = plt.subplots(**FIGURE)[1] if axes is None else axes
+    return draw_curves(read, axes)
+
+
+def draw_curves(read: Mapping[str, tuple[np.ndarray, np.ndarray]], axes: Any) -> Any:
+    """Draws what `read_curves` has returned for each label; see `plot_curves`."""
+    for label, (steps, returns) in read.items():
         mean, half = interval(returns)
         (line,) = axes.plot(steps, mean, label=f"{label} ({len(returns)} seeds)")
         axes.fill_between(steps, mean - half, mean + half, color=line.get_color(), alpha=0.2, lw=0)
     axes.set_xlabel("agent steps")
     axes.set_ylabel(f"training return, last {RECENT_EPISODES} episodes")
     axes.grid(alpha=0.3)
-    axes.legend()
+    for text in axes.legend().get_texts():
+        text.set_parse_math(False)  # a label is no formula
     return axes

@@ -54,7 +54,8 @@ def test_the_interval_is_students(rng):
         (None, "cannot read"),
         ("steps,seed,return,length\n", "no episode has ended"),
         ("a,b\n1,2\n", "no columns"),
-        ("steps,seed,return,length\n1,0,x,1\n", "no columns"),
+        ("steps,seed,return,length\n1,0,x,1\n", "line 2: expected 4 columns, numbers"),
+        ("steps,seed,return,length\n1,0,1,1\n1,0\n2,0,1,1\n", "line 3: expected 4 columns"),
     ],
 )
 def test_tables_that_cannot_be_read(tmp_path, text, words):
