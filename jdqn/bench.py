@@ -2,13 +2,15 @@
 
 import argparse
 import csv
+import importlib.util
 import itertools
+import os
 import pathlib
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from jdqn.config import Config, ConfigError, Parser, add_options, from_options
+from jdqn.config import Config, ConfigError, Parser, add_options, from_options, parse_count
 
 if TYPE_CHECKING:
     from jdqn.tools.figures import Row
@@ -28,41 +30,55 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse(argv)
     try:
         bench(from_options(arguments), arguments)
-    except ConfigError as error:
-        parser.error(str(error))
-    except OSError as error:
-        parser.error(f"{error.filename}: {error.strerror}")
+    except (ConfigError, OSError) as error:
+        parser.refuse(error)
 
 
 def bench(config: Config, arguments: argparse.Namespace) -> None:
     """Measures what the options ask for, prints each figure as it comes, and writes the CSV."""
+    steps = _check(arguments)
     import jax
 
     from jdqn import envs
-    from jdqn.tools.figures import Row
 
-    default = "50_000" if envs.is_native(config.env.name) else "10_000"
-    steps = arguments.steps or default
-    if not steps.replace("_", "").isdigit():
-        raise ConfigError(f"--steps {steps}: expected a whole number of agent steps")
-    if arguments.peer not in (None, "sb3"):
-        raise ConfigError(f"--peer {arguments.peer}: unknown library (known: sb3)")
-    write = sys.stdout.write
-    write(
+    steps = steps or (50_000 if envs.is_native(config.env.name) else 10_000)
+    title = (
         f"{config.agent.name} on {config.env.name}, {config.env.num_envs} environments, batch "
         f"{config.replay.batch_size} every {config.train.update_period_steps} steps; "
         f"{jax.devices()[0].device_kind}, jax {jax.__version__}\n"
     )
-    if arguments.csv:
-        pathlib.Path(arguments.csv).touch()  # refused now, not after minutes
-    rows = []
-    for row in _measure(config, int(steps), arguments.peer):
-        rows.append(row)
-        write(f"{row.stage:26} {row.value:12,.3f} {row.unit:8} {row.note}\n")
+    for i, row in enumerate(_measure(config, steps, arguments.peer)):
+        if i == 0:  # what is refused, is refused before the first figure
+            sys.stdout.write(title)
+        sys.stdout.write(f"{row.stage:26} {row.value:12,.3f} {row.unit:8} {row.note}\n")
         sys.stdout.flush()
-    if arguments.csv:
-        with open(arguments.csv, "w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([Row._fields, *rows])
+        if arguments.csv is not None:  # each at once: a bench that is stopped keeps its figures
+            with open(arguments.csv, "a" if i else "w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows([row] if i else [row._fields, row])
+
+
+def _check(arguments: argparse.Namespace) -> int | None:
+    """Refuses at once what would be refused after minutes; returns `--steps`."""
+    if arguments.peer not in (None, "sb3"):
+        raise ConfigError(f"--peer {arguments.peer}: unknown library (known: sb3)")
+    if arguments.peer and importlib.util.find_spec("stable_baselines3") is None:
+        raise ConfigError('--peer sb3: not installed; pip install "jdqn[bench]"')
+    if arguments.csv is not None:
+        _check_csv(pathlib.Path(arguments.csv))
+    if arguments.steps is None:
+        return None
+    return parse_count("--steps", arguments.steps, most=1_000_000_000)
+
+
+def _check_csv(path: pathlib.Path) -> None:
+    """Refuses what cannot be written; makes nothing."""
+    folder = path.parent
+    if path.is_dir():
+        raise ConfigError(f"--csv {path}: is a folder, expected a file")
+    if not folder.is_dir():
+        raise ConfigError(f"--csv {path}: there is no folder {folder}")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise ConfigError(f"--csv {path}: no permission to write there")
 
 
 def _measure(config: Config, steps: int, peer: str | None) -> "Iterator[Row]":

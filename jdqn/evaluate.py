@@ -4,7 +4,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from jdqn.config import Config, ConfigError, Parser, parse_value
+from jdqn.config import Config, ConfigError, Parser, parse_count, parse_value
 
 if TYPE_CHECKING:
     from jdqn.runs.episodes import Evaluation
@@ -26,13 +26,15 @@ def main(argv: list[str] | None = None) -> None:
         "--checkpoint", metavar="STEPS", help="agent steps, or best (default: the newest)"
     )
     arguments = parser.parse(argv)
-    overrides = {"train__eval_episodes": parse_value(arguments.episodes)}
+    overrides = {}
     if arguments.epsilon is not None:
         overrides["agent__epsilon_eval"] = parse_value(arguments.epsilon)
     try:
+        episodes = parse_count("--episodes", arguments.episodes, most=1_000_000)
+        overrides["train__eval_episodes"] = episodes
         evaluate(pathlib.Path(arguments.run), arguments.checkpoint, overrides)
-    except ConfigError as error:
-        parser.error(str(error))
+    except (ConfigError, OSError) as error:
+        parser.refuse(error)
 
 
 def evaluate(run_dir: pathlib.Path, which: str | None, overrides: dict[str, Any]) -> None:
@@ -42,8 +44,6 @@ def evaluate(run_dir: pathlib.Path, which: str | None, overrides: dict[str, Any]
 
     config, agent, found, states = evaluation.load_run(run_dir, which, **overrides)
     fields = config.train
-    if not fields.eval_episodes:
-        raise ConfigError("--episodes 0: must be at least 1")
     for damage in found.passed_over:
         sys.stderr.write(f"warning: {damage}; an earlier checkpoint is used\n")
     if limit := envs.says_no_limit(config):

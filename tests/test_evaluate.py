@@ -77,18 +77,3 @@ def test_what_is_no_run_is_refused(tmp_path, refusal, run_dir):
     for path in (tmp_path / "checkpoints", tmp_path / "none"):
         message = refusal(path)
         assert f"{path} is not a run directory" in message
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--episodes", "0"], ["episodes", "0", "at least 1"]),
-        (["--episodes", "few"], ["episodes", "'few'", "integer"]),
-        (["--epsilon", "2"], ["epsilon", "2", "less than or equal to 1"]),
-        (["--episode", "3"], ['"--episode"', '"--episodes"']),
-    ],
-)
-def test_wrong_options_are_refused(run_dir, refusal, options, said):
-    message = refusal(run_dir, *options)
-    for words in said:
-        assert words in message

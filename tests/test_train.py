@@ -45,56 +45,6 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert lines[2].startswith("evaluation at 2,000 steps: 2 full games")
 
 
-# Files that the command may be pointed at lie beside the folder in which it runs.
-REFUSED = {
-    "environment": ("--env CartPol", ['"CartPol"', '"CartPole-v1"']),
-    "atari spelling": ("--env PongNoFrameskip-v4", ['"PongNoFrameskip-v4"', '"Pong"']),
-    "agent": ("--agent dqm", ['"dqm"', '"dqn"']),
-    "preset": ("--preset clasic", ['"clasic"', '"classic"']),
-    "continuous actions": ("--env Pendulum-v1", ["Pendulum-v1", "Discrete actions"]),
-    "learning rate": (
-        "--optimizer.learning_rate -1",
-        ["optimizer.learning_rate = -1", "greater than 0"],
-    ),
-    "steps": ("--steps many", ["train.steps", "'many'", "integer"]),
-    "capacity": ("--replay.capacity 1e12", ["replay.capacity", "bytes"]),
-    "run directory under a file": ("--run-dir ../file/run", ["../file/run", "run directory"]),
-    "run directory is a file": ("--run-dir ../file", ["../file", "is a file"]),
-    "run directory is used": ("--run-dir ../used", ["../used", "already used", "--run-dir"]),
-    "no such file": ("--config ../none.toml", ["../none.toml", "No such file"]),
-    "broken file": ("--config ../broken.toml", ["../broken.toml", "not valid TOML"]),
-    "option": ("--replay.batchsize 8", ['"--replay.batchsize"', '"--replay.batch_size"']),
-    "shortcut": ("--step 8", ['"--step"', '"--steps"']),
-    "argument": ("CartPole-v1", ['"CartPole-v1"']),
-    "torso": ("--network.torso nature", ["network.torso", "nature", "image"]),
-}
-
-
-@pytest.mark.parametrize(("command", "said"), REFUSED.values(), ids=REFUSED.keys())
-def test_a_mistake_is_answered_in_one_line_and_nothing_is_written(
-    tmp_path, monkeypatch, capsys, command, said
-):
-    work = tmp_path / "work"
-    used = tmp_path / "used"
-    work.mkdir()
-    used.mkdir()
-    (used / "notes.txt").write_text("mine")
-    (tmp_path / "file").write_text("mine")
-    (tmp_path / "broken.toml").write_text("[replay")
-    before = sorted(tmp_path.rglob("*"))
-    monkeypatch.chdir(work)
-    with pytest.raises(SystemExit) as info:
-        door.main(["--env=CartPole-v1", "--train.steps=8", *command.split()])
-    printed = capsys.readouterr()
-    assert info.value.code == 2
-    assert printed.out == ""
-    assert printed.err.startswith("error: ")
-    assert printed.err.count("\n") == 1
-    for words in said:
-        assert words in printed.err
-    assert sorted(tmp_path.rglob("*")) == before
-
-
 @pytest.mark.slow
 def test_cartpole_is_solved(tmp_path):
     """50,000 steps, the preset as it stands; best of the evaluations in 3 of 3 seeds."""
