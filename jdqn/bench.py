@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from jdqn.config import Config, ConfigError, Parser, add_options, from_options, parse_count
+from jdqn.runs import stopping
 
 if TYPE_CHECKING:
     from jdqn.tools.figures import Row
@@ -28,10 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--csv", metavar="FILE", help="also write the figures there")
     add_options(parser)
     arguments = parser.parse(argv)
-    try:
-        bench(from_options(arguments), arguments)
-    except (ConfigError, OSError) as error:
-        parser.refuse(error)
+    stopping.command(parser.refuse, lambda: bench(from_options(arguments), arguments))
 
 
 def bench(config: Config, arguments: argparse.Namespace) -> None:

@@ -4,7 +4,8 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from jdqn.config import Config, ConfigError, Parser, parse_count, parse_value
+from jdqn.config import Config, Parser, parse_count, parse_value
+from jdqn.runs import stopping
 
 if TYPE_CHECKING:
     from jdqn.runs.episodes import Evaluation
@@ -29,12 +30,13 @@ def main(argv: list[str] | None = None) -> None:
     overrides = {}
     if arguments.epsilon is not None:
         overrides["agent__epsilon_eval"] = parse_value(arguments.epsilon)
-    try:
+
+    def run() -> None:
         episodes = parse_count("--episodes", arguments.episodes, most=1_000_000)
         overrides["train__eval_episodes"] = episodes
         evaluate(pathlib.Path(arguments.run), arguments.checkpoint, overrides)
-    except (ConfigError, OSError) as error:
-        parser.refuse(error)
+
+    stopping.command(parser.refuse, run)
 
 
 def evaluate(run_dir: pathlib.Path, which: str | None, overrides: dict[str, Any]) -> None:

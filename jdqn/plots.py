@@ -7,6 +7,7 @@ import pathlib
 import sys
 
 from jdqn.config import ConfigError, Parser
+from jdqn.runs import stopping
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -19,10 +20,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("picture", metavar="PICTURE", help="file to write: .png, .svg or .pdf")
     parser.add_argument("run", metavar="LABEL=RUN,...", nargs="+", help="runs under one label")
     arguments = parser.parse(argv)
-    try:
-        draw(pathlib.Path(arguments.picture), _runs(arguments.run))
-    except (OSError, ValueError) as error:  # matplotlib's too
-        parser.refuse(error)
+
+    def run() -> None:
+        try:
+            draw(pathlib.Path(arguments.picture), _runs(arguments.run))
+        except ValueError as error:  # matplotlib's too
+            parser.refuse(error)
+
+    stopping.command(parser.refuse, run)
 
 
 def draw(picture: pathlib.Path, runs: dict[str, list[str]]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from jdqn.config import Config, ConfigError, Parser, add_options, from_options
+from jdqn.runs import stopping
 
 if TYPE_CHECKING:
     from jdqn.runs.run import Result
@@ -69,23 +70,14 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse(argv)
     given = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "-m", "jdqn.train", *given])
-    try:
+
+    def run() -> int:
         config, run_dir = _what_is_asked_for(arguments)
         resumes = arguments.resume is not None
         result = train(config, run_dir=run_dir, command=command, resumes=resumes)
-    except ConfigError as error:
-        parser.error(str(error))
-    except RuntimeError as error:
-        from jdqn.runs import stopping
+        return 128 + result.stopped_by if result.stopped_by else 0
 
-        if not isinstance(error, stopping.RunError):
-            raise
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        stopping.leave(error.status)
-    if result.stopped_by:
-        from jdqn.runs import stopping
-
-        stopping.leave(128 + result.stopped_by)
+    stopping.command(parser.refuse, run)
 
 
 def _what_is_asked_for(arguments: argparse.Namespace) -> tuple[Config, str | None]:

@@ -62,7 +62,9 @@ def fill(folder):
     (folder / "latin.csv").write_text(HEADER + "10,é,1,1\n", encoding="latin-1")
     for name in ("pipe", "pipe.csv", "pipe.png"):
         os.mkfifo(folder / name)
-    directory.RunDirectory(folder / "fresh", load_config(env="CartPole-v1"), "").close()
+    config = load_config(env="CartPole-v1")
+    fresh = directory.make_run_dir(folder / "fresh", config)
+    directory.RunDirectory(fresh, config, "").close()
 
 
 def tree(folder):

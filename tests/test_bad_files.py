@@ -101,7 +101,38 @@ EVALUATE = {
     "epsilon above 1": (["fresh", "--epsilon", "2"], ["epsilon_eval = 2", "equal to 1"]),
     "no epsilon": (["fresh", "--epsilon", "nan"], ["epsilon_eval = nan", "finite"]),
     "boolean epsilon": (["fresh", "--epsilon", "true"], ["epsilon_eval = true", "number"]),
+    "best of none": (["fresh", "--checkpoint", "best"], ["--checkpoint 'best'", "there are: none"]),
+    "step of none": (
+        ["fresh", "--checkpoint", "4_000"],
+        ["--checkpoint '4_000'", "there are: none"],
+    ),
+    "way out": (["fresh", "--checkpoint", "../x"], ["--checkpoint '../x'", "steps or best"]),
+    "step digits": (["fresh", "--checkpoint", "9" * 5_000], ["--checkpoint '999", "best"]),
+    "step superscript": (["fresh", "--checkpoint", "²"], ["--checkpoint '²'", "best"]),
+    "empty step": (["fresh", "--checkpoint="], ["--checkpoint", "empty"]),
 }
+
+RESUME = {
+    "no run": (["none"], ["--resume none", "config.toml"]),
+    "file": (["file"], ["--resume file", "config.toml"]),
+    "configuration": (["fresh/config.toml"], ["--resume fresh/config.toml", "config.toml"]),
+    "no checkpoint": (["fresh"], ["fresh", "no checkpoint"]),
+    "nothing": ([], ["--resume", "expected one argument"]),
+    "empty": ([""], ["--resume", "empty"]),
+    "long": (["n" * 9_000], ["nnn", "too long"]),
+    "NUL": (["fresh\0"], ["'fresh\\x00'", "NUL"]),
+    "run directory": (["fresh", "--run-dir", "new"], ["--run-dir new", "--resume"]),
+    "configuration too": (["fresh", "--config", "fresh/config.toml"], ["--config", "--resume"]),
+    "preset": (["fresh", "--preset", "classic"], ["--preset classic", "--resume"]),
+    "agent": (["fresh", "--agent", "dqm"], ['"dqm"', '"dqn"']),
+    "value": (["fresh", "--train.eval_episodes", "few"], ["train.eval_episodes = 'few'"]),
+    "option": (["fresh", "--train.step", "8"], ['"--train.step"', '"--train.steps"']),
+}
+
+
+@pytest.mark.parametrize(("argv", "said"), RESUME.values(), ids=RESUME.keys())
+def test_going_on_refuses(refused, argv, said):
+    refused("train", ["--resume", *argv], said)
 
 
 @pytest.mark.parametrize(("argv", "said"), EVALUATE.values(), ids=EVALUATE.keys())

@@ -7,7 +7,7 @@ from bad_inputs_helpers import check_refusal, fill
 
 from jdqn import config as config_lib
 from jdqn.config import Config, load_config
-from jdqn.loops import memory
+from jdqn.runs import memory
 
 
 @pytest.fixture(scope="module")

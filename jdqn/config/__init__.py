@@ -9,13 +9,14 @@ from jdqn.config.layers import (
     with_overrides,
 )
 from jdqn.config.options import Parser, add_options, from_options, parse_count, parse_value
-from jdqn.config.schema import Config, ConfigError, suggest
+from jdqn.config.schema import Config, ConfigError, RunError, suggest
 from jdqn.config.wording import shown
 
 __all__ = [
     "Config",
     "ConfigError",
     "Parser",
+    "RunError",
     "add_options",
     "config_dir",
     "default_preset",

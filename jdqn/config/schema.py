@@ -38,6 +38,14 @@ class ConfigError(ValueError):
     """A mistake of the user's, in one sentence: the field, the value, what is accepted."""
 
 
+class RunError(RuntimeError):
+    """What was begun cannot go on, in one sentence; what could be saved has been."""
+
+    def __init__(self, sentence: str, status: int = 1):
+        super().__init__(sentence)
+        self.status = status  # of the process
+
+
 class Section(pydantic.BaseModel):
     """A section of the configuration: its fields have no defaults here."""
 

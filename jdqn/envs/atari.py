@@ -39,23 +39,27 @@ def make(fields: Env, *, num_envs: int, seed: int) -> "AtariEnv":
         episodic_life=False,  # a lost life ends the bootstrap, not the game: see AtariEnv
         reward_clip=False,  # clipped when drawn from the replay; the score stays raw
     )
-    return AtariEnv(envs, fields.life_loss_terminates, fields.frame_stack)
+    return AtariEnv(envs, fields)
 
 
 class AtariEnv:
     """Adapter over envpool, which resets on the next step and returns fresh arrays."""
 
-    def __init__(self, envs: Any, life_loss_terminates: bool, frame_stack: int):
+    def __init__(self, envs: Any, fields: Env):
         self._envs = envs
-        self._life_loss_terminates = life_loss_terminates
+        self._life_loss_terminates = fields.life_loss_terminates
+        self._is_sticky = fields.sticky_probability > 0
         _, height, width = envs.observation_space.shape
         self.spec = EnvSpec(
-            (height, width), np.dtype(np.uint8), frame_stack, int(envs.action_space.n), 1.0 / 255.0
+            (height, width),
+            np.dtype(np.uint8),
+            fields.frame_stack,
+            int(envs.action_space.n),
+            1 / 255,
         )
         num_envs = envs.spec.config.num_envs
         self._lives = np.zeros(num_envs, np.int32)
         self._ended = np.zeros(num_envs, bool)
-        self._is_sticky = envs.spec.config.repeat_action_probability > 0
         self._history = History(num_envs)
 
     def reset(self) -> Timestep:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jdqn.config import RunError
 from jdqn.records import EnvSpec, Timestep
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ FLAG = (np.dtype(bool),)
 REWARD = (np.dtype(np.float32), np.dtype(np.float64))
 
 
-class EnvError(RuntimeError):
+class EnvError(RunError):
     """An environment went wrong: what happened, which environment, which copy where known."""
 
 

@@ -36,7 +36,7 @@ class AgentState(flax.struct.PyTreeNode):
     key: chex.PRNGKey  # constant; every use folds in the tick
     network_state: NetworkState
     target_network_state: NetworkState
-    non_finite: chex.Array  # [2] i32: first update of a loss, a gradient not finite; or NEVER
+    non_finite: chex.Array  # [2] i32: first update of a loss, a gradient norm not finite
 
 
 class Model(NamedTuple):

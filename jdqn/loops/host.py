@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jdqn import clock, envs, kernels, learning
-from jdqn.config import Config
+from jdqn.config import Config, RunError
 from jdqn.loops.shared import Begun, Carry, Turn, build, restore
 from jdqn.records import Timestep
 from jdqn.replay import Replay
@@ -103,7 +103,7 @@ def _first_timestep(env: envs.VectorEnv) -> Timestep:
     try:
         return env.reset()
     except envs.EnvError as error:
-        raise stopping.RunError(f"{error}, before the first step") from error
+        raise RunError(f"{error}, before the first step") from error
 
 
 def _seed_at(config: Config, tick: int) -> int:

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 import jax
 
 from jdqn import envs, learning
-from jdqn.config import Config, ConfigError
-from jdqn.loops import memory
+from jdqn.config import Config, ConfigError, RunError
 from jdqn.records import EnvSpec, Timestep
 from jdqn.replay import Replay, ReplayState, make_replay
-from jdqn.runs import checkpoint, stopping
+from jdqn.runs import checkpoint, memory, stopping
 from jdqn.runs.checkpoint import Position, Restored
 from jdqn.runs.resume import Resumed
 from jdqn.runs.run import Learned, Result, Run, States
@@ -92,8 +91,8 @@ def drive(run: Run, turns: Iterator[Turn], stop: stopping.Stop) -> Result:
                 break
         return run.finish(turn.states, turn.learned, turn.position)
     except envs.EnvError as error:  # what it returned is in the replay: nothing is saved
-        raise stopping.RunError(f"{error}; {run.what_is_kept()}") from error
+        raise RunError(f"{error}; {run.what_is_kept()}") from error
     except stopping.Interrupted:
         name = signal.Signals(stop.reason).name
         sentence = f"stopped by {name} while compiling; {run.what_is_kept()}"
-        raise stopping.RunError(sentence, 128 + stop.reason) from None
+        raise RunError(sentence, 128 + stop.reason) from None

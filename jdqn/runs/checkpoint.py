@@ -7,6 +7,7 @@ carry (`0/state`, `0/actor`, ...). The rows of the replay are apart, see `runs.s
 import importlib.metadata
 import json
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jdqn.config import Config, ConfigError
+from jdqn.config import Config, ConfigError, shown
 from jdqn.replay import Rows
 from jdqn.runs import parts, slices
 from jdqn.runs.counters import Counters
@@ -215,11 +216,13 @@ def find(
 
 def _named(store: Store, names: list[str], which: str) -> list[str]:
     plain = which.replace("_", "").replace(",", "")
-    number = str(int(plain)) if plain.isascii() and plain.isdecimal() else which
+    number = str(int(plain)) if re.fullmatch("[0-9]{1,18}", plain) else which
     if (number == BEST and store.has(BEST)) or number in names:
         return [number]
     known = ", ".join([*names, *[BEST] * store.has(BEST)]) or "none"
-    raise ConfigError(f"--checkpoint {which}: expected agent steps or best (there are: {known})")
+    raise ConfigError(
+        f"--checkpoint {shown(which)}: expected agent steps or best (there are: {known})"
+    )
 
 
 def _verified(store: Store, name: str, run_id: str | None, agents_only: bool) -> Manifest:

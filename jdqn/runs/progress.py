@@ -1,8 +1,6 @@
 """What a run shows while it goes on."""
 
-import contextlib
 import datetime
-import os
 import sys
 from collections.abc import Mapping
 
@@ -27,9 +25,7 @@ class _Console(rich.console.Console):
     def lose(self) -> None:
         """Prints nothing any more."""
         self.quiet = True
-        with contextlib.suppress(OSError, ValueError):  # where it is no file
-            # Or Python would try once more when it ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        stopping.silence(sys.stdout)
 
 
 class Progress:

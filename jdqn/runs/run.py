@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdqn import clock, learning
-from jdqn.config import Config
+from jdqn.config import Config, RunError
 from jdqn.envs import EnvError
 from jdqn.records import Timestep
 from jdqn.replay import Replay
@@ -151,7 +151,7 @@ class Run:
         self.counters = self.counters._replace(reported_steps=self.counters.steps)
         saved = self._checkpoint(states, position)
         how = self.how_to_go_on() if saved else self.what_is_kept()
-        raise stopping.RunError(f"{what}, at {self.counters.steps:,} steps; {how}")
+        raise RunError(f"{what}, at {self.counters.steps:,} steps; {how}")
 
     def how_to_go_on(self) -> str:
         """The command that goes on with the run."""
@@ -229,8 +229,8 @@ class Run:
         tick = self.counters.steps // self._config.env.num_envs - 1
         since = clock.last_update(self._config, tick) - int(first.min())
         of_seed = f" of seed {self._seeds[i]}" if len(self._seeds) > 1 else ""
-        raise stopping.RunError(
-            f"the {('loss', 'gradient')[quantity]}{of_seed} is not finite since update "
+        raise RunError(
+            f"the {('loss', 'gradient norm')[quantity]}{of_seed} is not finite since update "
             f"{self.counters.updates - since:,}, found at {self.counters.steps:,} steps; "
             f"{self.what_is_kept()}"
         )

@@ -11,7 +11,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn, TextIO
+
+from jdqn.config import ConfigError, RunError
 
 SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -24,14 +26,6 @@ THREAD = "jdqn compiles"
 
 class Interrupted(Exception):
     """A stop was asked for during something that is given up."""
-
-
-class RunError(RuntimeError):
-    """A run that cannot go on, in one sentence; what could be saved has been."""
-
-    def __init__(self, sentence: str, status: int = 1):
-        super().__init__(sentence)
-        self.status = status  # of the process
 
 
 class Stop:
@@ -131,6 +125,36 @@ class Compiled:
         if self._program is None:
             self._program = compiled(self._stop, self._function, *arguments)
         return self._program(*arguments)
+
+
+def command(refuse: Callable[[Exception], NoReturn], run: Callable[[], int | None]) -> None:
+    """Runs a command: a mistake, a failure or a stop is one line on stderr and an exit status.
+
+    Args:
+      refuse: says what a mistake is, and exits.
+      run: the command; returns its exit status.
+    """
+    try:
+        status = run()
+    except BrokenPipeError:
+        silence(sys.stdout)
+        status = 128 + BROKEN_PIPE
+    except (ConfigError, OSError) as error:
+        refuse(error)
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        status = error.status
+    except KeyboardInterrupt:
+        print("stopped by SIGINT", file=sys.stderr)  # noqa: T201
+        status = 128 + signal.SIGINT
+    if status:
+        leave(status)
+
+
+def silence(stream: TextIO) -> None:
+    """Writes nothing any more where nobody reads, also when Python ends."""
+    with contextlib.suppress(OSError, ValueError):  # where it is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def leave(status: int) -> None:

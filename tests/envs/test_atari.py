@@ -4,6 +4,7 @@ import contextlib
 import sys
 import types
 
+import chex
 import envpool
 import jax
 import numpy as np
@@ -201,7 +202,7 @@ def test_lives_that_no_game_at_hand_shows():
         (3, 0, False, False),
         (0, 1, True, True),  # the game lost on the limit: envpool says truncated alone
     ]
-    env = atari.AtariEnv(scripted_pool(answers), life_loss_terminates=True, frame_stack=4)
+    env = atari.AtariEnv(scripted_pool(answers), tiny("Breakout").env)
     steps = play(env, always(0, 7, 1))
     np.testing.assert_array_equal(np.flatnonzero(steps.terminated), [4, 5, 7])
     np.testing.assert_array_equal(np.flatnonzero(steps.last), [2, 5, 7])
@@ -271,3 +272,72 @@ def test_stacks_are_envpools_to_the_byte(monkeypatch):
         assert not last[tick, e].any()
         drawn_first += first[tick, e].sum()
     assert drawn_first > 20
+
+
+# --- Going on -------------------------------------------------------------------------------------
+
+
+def test_games_are_brought_back_exactly():
+    """After resets, lost lives and a game that has just ended; and they stay the same."""
+    config = load_config(env="Breakout", overrides={"env.num_envs": 4, "env.max_episode_steps": 40})
+    rng = np.random.default_rng(0)
+    there = make_env(config)
+    timestep = there.reset()
+    for _ in range(40 + 41 + 40):  # two games, a reset between them, and the end of a third
+        there.send(rng.integers(0, 4, 4))
+        timestep = there.recv()
+    assert timestep.last.any()
+    saved = there.save()
+    back = make_env(config)
+    assert back.restore(saved, timestep) is True
+    for _ in range(60):
+        action = rng.integers(0, 4, 4)
+        for env in (there, back):
+            env.send(action)
+        chex.assert_trees_all_equal(there.recv(), back.recv())
+    chex.assert_trees_all_equal(there.save(), back.save())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"resets": np.array([1, 1, 3, 1])},  # other no-ops: another frame
+        {"resets": np.array([0, 1, 1, 1])},
+        {"resets": np.array([1, 1])},
+        {"lengths": np.array([9, 9, 9, 11])},
+        {"lengths": np.array([9, 9, 9, -1])},
+        {"actions": np.full((10, 4), 4, np.uint8)},  # Breakout has four
+        {"actions": np.full((10, 2), 0, np.uint8)},
+        {"actions": None},
+        {"ended": np.zeros(4)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_does_not_fit_is_not_brought_back(change):
+    config = load_config(env="Breakout", overrides={"env.num_envs": 4})
+    there = make_env(config)
+    timestep = there.reset()
+    for _ in range(10):
+        there.send(np.ones(4, int))
+        timestep = there.recv()
+    saved = there.save() | change
+    assert make_env(config).restore(saved, timestep) is False
+
+
+def test_sticky_actions_cannot_be_brought_back():
+    config = load_config(env="Pong", overrides={"env.num_envs": 1, "env.sticky_probability": 0.25})
+    assert make_env(config).save() is None
+
+
+def test_the_history_of_a_game_grows_beyond_its_room():
+    history = atari.History(2)
+    for tick in range(3000):
+        history.act(np.array([tick % 3, tick % 2]))
+        history.reset(np.array([False, tick == 2900]))
+    saved = history.save()
+    assert saved["resets"].tolist() == [0, 1]
+    assert saved["lengths"].tolist() == [3000, 99]
+    np.testing.assert_array_equal(saved["actions"][:, 0], np.arange(3000) % 3)
+    np.testing.assert_array_equal(saved["actions"][:99, 1], np.arange(2901, 3000) % 2)
+    assert not saved["actions"][99:, 1].any()
+    assert saved["actions"].dtype == np.uint8

@@ -2,6 +2,7 @@
 
 import sys
 
+import chex
 import gymnax
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from helpers import QUICK, tiny
 
 from jdqn import envs
 from jdqn.config import ConfigError
-from jdqn.envs import jax_native
+from jdqn.envs import jax_native, make_env
 
 CARTPOLE = "gymnax/CartPole-v1"
 
@@ -148,3 +149,22 @@ def test_the_environments_key_is_no_other():
     others = [*jax.random.split(key), *(jax.random.fold_in(key, tick) for tick in range(100))]
     own = jax.random.key_data(envs.env_key(3)).tolist()
     assert own not in [jax.random.key_data(other).tolist() for other in others]
+
+
+def test_an_environment_on_the_host_is_brought_back_exactly():
+    config = tiny("jdqn/Chain", env__max_episode_steps=7)
+    there = make_env(config)
+    there.reset()
+    for action in np.random.default_rng(0).integers(0, 2, (20, 4)):
+        there.send(action)
+        timestep = there.recv()
+    saved = there.save()
+    back = make_env(config)
+    assert back.restore(saved, timestep) is True
+    for action in np.random.default_rng(1).integers(0, 2, (20, 4)):
+        for env in (there, back):
+            env.send(action)
+        chex.assert_trees_all_equal(there.recv(), back.recv())
+    other = make_env(config, num_envs=3)
+    assert other.restore(saved, timestep) is False
+    assert other.restore({}, timestep) is False

@@ -294,10 +294,19 @@ def test_an_environment_of_one_copy_has_no_number(monkeypatch):
 
 
 @pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize("case", ["never ends", "odd info", "huge observations"])
+@pytest.mark.parametrize("case", ["never ends", "odd info"])
 def test_whole_runs(monkeypatch, tmp_path, case):
     changes, *_ = TRAINED[case]
     name = registered(monkeypatch, changes)
     config = tiny(name, env__max_episode_steps=LIMIT, train__steps=200, train__seed=1)
     result = train(config, run_dir=tmp_path)
     assert result.evaluation.episodes == 3
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_observations_too_large_to_learn_from_end_the_run(monkeypatch, tmp_path):
+    """Whole as they are, but not their squares."""
+    changes, *_ = TRAINED["huge observations"]
+    config = tiny(registered(monkeypatch, changes), env__max_episode_steps=LIMIT, train__steps=200)
+    with pytest.raises(RunError, match="gradient norm is not finite since update 1, found at 80"):
+        train(config, run_dir=tmp_path)

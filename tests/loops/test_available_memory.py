@@ -11,9 +11,9 @@ from helpers import QUICK, tiny, vector_spec
 
 from jdqn import kernels, learning
 from jdqn.config import ConfigError
-from jdqn.loops import memory
 from jdqn.records import EnvSpec
 from jdqn.replay import make_replay
+from jdqn.runs import memory
 
 resource = pytest.importorskip("resource")  # not on Windows
 

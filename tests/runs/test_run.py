@@ -12,10 +12,10 @@ from helpers import tiny
 from runs_helpers import EPISODES, log, metrics, plain, table
 from scripted import ScriptedEnv, maker
 
-from jdqn.config import load_config
+from jdqn.config import RunError, load_config
 from jdqn.envs import chain
 from jdqn.loops import shared
-from jdqn.runs import checkpoint, evaluation, run, stopping, store
+from jdqn.runs import checkpoint, evaluation, run, store
 from jdqn.runs.episodes import Evaluation
 from jdqn.train import train
 
@@ -228,7 +228,7 @@ def test_an_environment_that_fails_leaves_a_checkpoint_from_which_the_run_goes_o
     tmp_path, monkeypatch, capsys
 ):
     config = tiny(train__steps=200, train__eval_episodes=0, **SAME_PROGRAMS)
-    with pytest.raises(stopping.RunError) as info:
+    with pytest.raises(RunError) as info:
         train(config, run_dir=tmp_path, make_env=maker(EPISODES, Failing))
     for words in [
         'environment "CartPole-v1"',
@@ -256,12 +256,12 @@ def test_an_environment_that_fails_in_an_evaluation_leaves_a_checkpoint(tmp_path
 
     make_env = maker([[(0.0, False, False, False)] * 50 + [(0.0, True, False, False)]], FailsOften)
     config = tiny(train__steps=200, train__eval_period_steps=40, **SAME_PROGRAMS)
-    with pytest.raises(stopping.RunError, match=r"in evaluation.*at 40 steps.*--resume"):
+    with pytest.raises(RunError, match=r"in evaluation.*at 40 steps.*--resume"):
         train(config, run_dir=tmp_path, make_env=make_env)
     assert checkpoint.store_of(tmp_path).names() == ["40"]
 
 
-@pytest.mark.parametrize("learning_rate", [1e30, 1e38])
+@pytest.mark.parametrize("learning_rate", [1e20, 1e36])
 def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing(tmp_path, learning_rate):
     config = tiny(
         train__steps=4000,
@@ -272,10 +272,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing(tmp_path, lear
         agent__loss="squared",
         **SAME_PROGRAMS,
     )
-    with pytest.raises(stopping.RunError) as info:
+    with pytest.raises(RunError) as info:
         train(config, run_dir=tmp_path, make_env=maker(EPISODES))
     said = re.fullmatch(
-        r"the (loss|gradient) is not finite since update (\d+), found at (\d+) steps; the "
+        r"the (loss|gradient norm) is not finite since update (\d+), found at (\d+) steps; the "
         r"checkpoint of step (\d+) is kept; go on: .*",
         str(info.value),
     )
@@ -306,7 +306,7 @@ def test_a_reward_that_is_not_finite_ends_a_fused_run_and_names_the_step(tmp_pat
 
     monkeypatch.setattr(chain.Chain, "step_env", broken)
     config = tiny("jdqn/Chain", train__eval_episodes=0, train__checkpoint_period_steps=20)
-    with pytest.raises(stopping.RunError) as info:
+    with pytest.raises(RunError) as info:
         train(config, run_dir=tmp_path)
     # Nine steps after the first observation, of four environments.
     assert 'environment "jdqn/Chain": its reward is not finite at step 40' in str(info.value)
