@@ -50,13 +50,9 @@ class AtariEnv:
         self._life_loss_terminates = fields.life_loss_terminates
         self._is_sticky = fields.sticky_probability > 0
         _, height, width = envs.observation_space.shape
-        self.spec = EnvSpec(
-            (height, width),
-            np.dtype(np.uint8),
-            fields.frame_stack,
-            int(envs.action_space.n),
-            1 / 255,
-        )
+        num_actions = int(envs.action_space.n)
+        frame = ((height, width), np.dtype(np.uint8))
+        self.spec = EnvSpec(*frame, fields.frame_stack, num_actions, scale=1 / 255)
         num_envs = envs.spec.config.num_envs
         self._lives = np.zeros(num_envs, np.int32)
         self._ended = np.zeros(num_envs, bool)

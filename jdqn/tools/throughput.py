@@ -34,6 +34,7 @@ def loop_rate(config: Config, *, steps: int) -> Row:
         train__log_period_steps=log_period,
         train__eval_episodes=0,
         train__checkpoint_period_steps=0,
+        train__checkpoint_replay=False,
         train__stop_return=None,
     )
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):

@@ -283,7 +283,7 @@ def test_games_are_brought_back_exactly():
     rng = np.random.default_rng(0)
     there = make_env(config)
     timestep = there.reset()
-    for _ in range(40 + 41 + 40):  # two games, a reset between them, and the end of a third
+    for _ in range(40 + 41 + 41):  # three games, resets between them
         there.send(rng.integers(0, 4, 4))
         timestep = there.recv()
     assert timestep.last.any()

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from helpers import tiny
 
 from jdqn import envs
+from jdqn.config import RunError
 from jdqn.envs.guard import guard
 from jdqn.train import train
 
