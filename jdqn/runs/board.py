@@ -4,51 +4,54 @@ A writer with a thread of its own would wait for a full disk, and the run for it
 """
 
 import pathlib
+import socket
+import struct
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import masked_crc32c
+
+from jdqn.runs.files import LogFile
 
 
 class Board:
-    """An events file that is opened when there is something to write, anew after an error."""
+    """An events file that is opened when there is something to write."""
 
     def __init__(self, folder: pathlib.Path, purge_steps: int | None = None):
         """What other files have from `purge_steps` on is not shown: a run went on from there."""
         self._folder = folder
         self._purge_steps = purge_steps
-        self._number = 0
-        self._writer: EventsWriter | None = None
+        self._file: LogFile | None = None
 
     def add(self, values: Mapping[str, float], steps: int) -> None:
-        """Writes some figures. Raises OSError; then the rest of them is lost."""
-        try:
-            writer = self._writer or self._open()
-            for name, value in values.items():
-                event = event_pb2.Event(summary=summary.scalar(name, value))
-                event.wall_time = time.time()
-                event.step = steps
-                writer.write_event(event)
-            writer.flush()
-        except OSError:
-            self._writer = None  # its file may end within an event
-            raise
+        """Writes some figures. Raises OSError; then they are kept, and tried again."""
+        self._file = self._file or self._open()
+        for name, value in values.items():
+            self._file.append(_record(step=steps, summary=summary.scalar(name, value)))
+        self._file.flush()
 
-    def _open(self) -> EventsWriter:
-        self._number += 1
-        suffix = f".{time.time_ns() % 10**9}.{self._number}"  # several may start in one second
-        self._writer = EventsWriter(str(self._folder / "events"), suffix)
+    def _open(self) -> LogFile:
+        now = time.time_ns()  # several may start in one second
+        name = f"events.out.tfevents.{now // 10**9}.{socket.gethostname()}.{now % 10**9}"
+        file = LogFile(self._folder / name)
+        file.append(_record(file_version="brain.Event:2"))
         if self._purge_steps is not None:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            event = event_pb2.Event(session_log=start)
-            event.wall_time = time.time()
-            event.step = self._purge_steps
-            self._writer.write_event(event)
-        return self._writer
+            file.append(_record(step=self._purge_steps, session_log=start))
+        return file
 
     def close(self) -> None:
         """Closes the file. Raises OSError."""
-        if self._writer is not None:
-            self._writer.close()
+        if self._file is not None:
+            self._file.close()
+
+
+def _record(**fields: Any) -> bytes:
+    """An event as TensorFlow frames it: length and bytes, each with its checksum."""
+    data = event_pb2.Event(wall_time=time.time(), **fields).SerializeToString()
+    length = struct.pack("<Q", len(data))
+    sums = [struct.pack("<I", masked_crc32c(of)) for of in (length, data)]
+    return length + sums[0] + data + sums[1]

@@ -147,6 +147,7 @@ class Checkpoints:
     ) -> None:
         arrays = {name: parts.arrays_of(tree) for name, tree in trees.items()}
         manifest = {
+            "name": name,
             "run": self._run_id,
             **versions(),
             "config": config_record(self._config),
@@ -191,7 +192,10 @@ def find(
       ConfigError: there is none, or none that verifies.
     """
     store = store_of(run_dir)
-    names = store.names()
+    try:
+        names = store.names()
+    except OSError as error:
+        raise ConfigError(f"{store.folder} cannot be read: {error.strerror}") from None
     if which is not None:
         names = _named(store, names, which)
     damages: list[str] = []
@@ -228,7 +232,7 @@ def _named(store: Store, names: list[str], which: str) -> list[str]:
 def _verified(store: Store, name: str, run_id: str | None, agents_only: bool) -> Manifest:
     """The manifest of a checkpoint whose blobs are what was written. Raises DamagedError."""
     manifest = store.read_manifest(name)
-    if name not in (BEST, str(manifest.get("steps"))):
+    if manifest.get("name") != name:
         raise DamagedError(f"{store.path_of(name)} is of another checkpoint")
     if run_id is not None and manifest.get("run") != run_id:
         raise DamagedError(f"{store.path_of(name)} is of another run")

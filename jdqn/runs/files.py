@@ -1,8 +1,10 @@
 """Files that survive a full disk, a second process and a power failure."""
 
 import contextlib
+import errno
 import os
 import pathlib
+import threading
 from collections.abc import Iterator
 
 from jdqn.config import ConfigError
@@ -18,9 +20,11 @@ TEMPORARY = ".tmp"
 def write_whole(path: pathlib.Path, data: bytes) -> None:
     """Writes a file that is there completely or not at all, whenever the process or machine ends.
 
-    Its folder is not synced: see `sync_folder`.
+    Its folder is not synced: see `sync_folder`. Threads may write the same file at the same time.
     """
-    temporary = path.with_name(path.name[:200] + TEMPORARY)
+    main = threading.current_thread() is threading.main_thread()
+    mark = "" if main else f".{threading.get_ident()}"
+    temporary = path.with_name(path.name[:200] + mark + TEMPORARY)
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -41,6 +45,9 @@ def sync_folder(folder: pathlib.Path) -> None:
         return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that knows no such thing
+            raise
     finally:
         os.close(descriptor)
 
@@ -62,15 +69,17 @@ def lock(folder: pathlib.Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise ConfigError(f"run directory {folder} is in use by another process") from None
+        except OSError:  # a file system without locks, or NFS, which refuses those of a folder
+            pass
         yield
     finally:
         os.close(descriptor)
 
 
 class LogFile:
-    """A file that grows by whole lines: what cannot be written yet is kept and tried again."""
+    """A file that grows by whole lines or records: what cannot be written is kept for later."""
 
     def __init__(self, path: pathlib.Path, num_bytes: int = 0):
         """Opens a file, cut back to `num_bytes`."""
@@ -79,9 +88,9 @@ class LogFile:
         self._num_bytes = min(num_bytes, self._file.seek(0, os.SEEK_END))
         self._file.truncate(self._num_bytes)
 
-    def append(self, text: str) -> None:
-        """Adds text, which `flush` writes."""
-        self._pending += text.encode("utf-8")
+    def append(self, data: str | bytes) -> None:
+        """Adds what `flush` writes."""
+        self._pending += data.encode("utf-8") if isinstance(data, str) else data
 
     def flush(self) -> None:
         """Writes what is pending, whole or not at all; raises OSError."""

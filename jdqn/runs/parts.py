@@ -11,6 +11,9 @@ import numpy as np
 from jdqn.runs.store import DamagedError, Store
 
 Arrays = dict[str, np.ndarray]
+# What a manifest may ask NumPy for.
+DTYPES = {np.dtype(kind).str for kind in "?bBhHiIlLefd"}
+MAX_AXES = 16
 # Dtype and shape of named arrays, as JSON gives them back.
 Forms = dict[str, list]
 
@@ -101,8 +104,8 @@ def _forms_in(store: Store, entry: Any) -> Forms:
     try:
         forms = entry["arrays"]
         for dtype, shape in forms.values():
-            sizes_are_whole = all(type(size) is int and size >= 0 for size in shape)
-            if np.dtype(dtype).kind not in "biuf" or not sizes_are_whole:
+            sizes_are_whole = all(type(size) is int and 0 <= size < 2**48 for size in shape)
+            if dtype not in DTYPES or not sizes_are_whole or len(shape) > MAX_AXES:
                 raise ValueError
     except (KeyError, TypeError, ValueError, AttributeError):
         raise DamagedError(f"{store.folder}: a manifest has an entry without arrays") from None

@@ -11,6 +11,7 @@ little-endian arrays one after the other. A blob that no manifest names is swept
 import contextlib
 import hashlib
 import json
+import os
 import pathlib
 import re
 import sys
@@ -35,6 +36,10 @@ Manifest = dict[str, Any]
 
 class DamagedError(Exception):
     """A file of a checkpoint is not what was written; the message names it."""
+
+
+class UnreadableError(DamagedError):
+    """A file that may be good, and cannot be read now."""
 
 
 class Store:
@@ -82,39 +87,39 @@ class Store:
 
     def thin(self, keep: Collection[str]) -> None:
         """Deletes all manifests but those named and the best, then what no manifest names."""
-        for name in self.names():
-            if name not in keep:
-                self.path_of(name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            for name in set(self.names()).difference(keep):
+                _delete(self.path_of(name))
         self.sweep()
 
     def sweep(self) -> None:
-        """Deletes leftovers: temporary files, and blobs that no manifest names."""
+        """Deletes leftovers: temporary files, and blobs that no manifest names.
+
+        Nothing where a manifest cannot be read now: its blobs may be the only good ones.
+        """
         named: set[str] = set()
-        for name in [*self.names(), BEST]:
-            with contextlib.suppress(DamagedError):
-                named.update(blobs_of(self.read_manifest(name)))
-        leftovers = [path for path in self._listed(self._blobs) if path.name not in named]
-        leftovers += [path for path in self._listed(self.folder) if path.name.endswith(TEMPORARY)]
-        for path in leftovers:
-            with contextlib.suppress(OSError):
-                path.unlink()
+        with contextlib.suppress(OSError):
+            for name in [*self.names(), BEST]:
+                try:
+                    named.update(blobs_of(self.read_manifest(name)))
+                except UnreadableError:
+                    return
+                except DamagedError:
+                    continue
+            leftovers = [path for path in _listed(self._blobs) if path.name not in named]
+            for path in [*leftovers, *_listed(self.folder, TEMPORARY)]:
+                _delete(path)
 
     # Reading.
 
     def names(self) -> list[str]:
-        """The numbered manifests there are, newest last."""
-        stems = [path.name.removesuffix(SUFFIX) for path in self._listed(self.folder, SUFFIX)]
+        """The numbered manifests there are, newest last. Raises OSError."""
+        stems = [path.name.removesuffix(SUFFIX) for path in _listed(self.folder, SUFFIX)]
         return sorted((stem for stem in stems if re.fullmatch(r"[0-9]{1,18}", stem)), key=int)
 
     def has(self, name: str) -> bool:
         """Whether there is a manifest of that name."""
         return self.path_of(name).is_file()
-
-    def _listed(self, folder: pathlib.Path, suffix: str = "") -> list[pathlib.Path]:
-        try:  # `glob` would take `[` in a path for a pattern
-            return [path for path in folder.iterdir() if path.name.endswith(suffix)]
-        except OSError:
-            return []
 
     def read_manifest(self, name: str) -> Manifest:
         """A manifest, checked against its own hash.
@@ -158,7 +163,10 @@ def blobs_of(manifest: Manifest) -> list[str]:
     """Names of all blobs of a manifest. Raises DamagedError."""
     try:
         parts = [part["blob"] for part in manifest["parts"].values()]
-        slices = [name for of_seed in manifest["rows"] for name in of_seed if name is not None]
+        rows = manifest["rows"]
+        if not all(isinstance(some, list) for some in [rows, *rows]):
+            raise TypeError
+        slices = [name for of_seed in rows for name in of_seed if name is not None]
     except (KeyError, TypeError, AttributeError):
         raise DamagedError("a manifest names no blobs") from None
     names = [*parts, *slices]
@@ -167,12 +175,28 @@ def blobs_of(manifest: Manifest) -> list[str]:
     return names
 
 
+def _listed(folder: pathlib.Path, suffix: str = "") -> list[pathlib.Path]:
+    """The files of a folder, none where there is no such folder. Raises OSError."""
+    try:  # `glob` would take `[` in a path for a pattern
+        return [path for path in folder.iterdir() if path.name.endswith(suffix)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _delete(path: pathlib.Path) -> None:
+    """Deletes a file where that is possible."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
 def _read(path: pathlib.Path, most: int) -> bytes:
+    """A file of at most so many bytes. Raises DamagedError."""
     try:
         with path.open("rb") as file:
-            data = file.read(most + 1)
+            if os.fstat(file.fileno()).st_size > most:  # `read(most)` would take that much memory
+                raise DamagedError(f"{path} is larger than what was written")
+            return file.read()
     except OSError as error:
-        raise DamagedError(f"{path} cannot be read: {error.strerror}") from None
-    if len(data) > most:
-        raise DamagedError(f"{path} is larger than what was written")
-    return data
+        absent = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+        kind = DamagedError if absent else UnreadableError
+        raise kind(f"{path} cannot be read: {error.strerror}") from None
