@@ -234,6 +234,8 @@ def _verified(store: Store, name: str, run_id: str | None, agents_only: bool) ->
     manifest = store.read_manifest(name)
     if manifest.get("name") != name:
         raise DamagedError(f"{store.path_of(name)} is of another checkpoint")
+    if not _is_whole(manifest):
+        raise DamagedError(f"{store.path_of(name)} contradicts itself")
     if run_id is not None and manifest.get("run") != run_id:
         raise DamagedError(f"{store.path_of(name)} is of another run")
     blobs = blobs_of(manifest)
@@ -244,6 +246,23 @@ def _verified(store: Store, name: str, run_id: str | None, agents_only: bool) ->
         if not store.is_intact(blob):
             raise DamagedError(f"{store.path_of_blob(blob)} is missing or has changed")
     return manifest
+
+
+def _is_whole(manifest: Manifest) -> bool:
+    """Whether what is read of a manifest is there, and fits together."""
+    try:
+        name, steps, tick, config = (manifest[key] for key in ("name", "steps", "tick", "config"))
+        lengths = manifest.get("files", {}).values()
+        numbers = [steps, tick, config["env"]["num_envs"], config["train"]["num_seeds"], *lengths]
+        return (
+            all(type(number) is int and number >= 0 for number in numbers)
+            and steps == tick * config["env"]["num_envs"]
+            and name in (BEST, str(steps))
+            and {"steps", "schedule_steps"} <= config["train"].keys()
+            and all(isinstance(fields, dict) for fields in config.values())
+        )
+    except (KeyError, TypeError, AttributeError):
+        return False
 
 
 def load_states(found: Found, like: Any, num_seeds: int) -> list[Any]:
@@ -283,15 +302,19 @@ def restore(found: Found, empty: list[Any], like: Any, held_out: Any) -> Restore
     manifest = found.manifest
     there = manifest["parts"]
     small, _ = _split(like)
-    num_seeds = sum(name.endswith("/state") for name in there)
+    num_seeds = manifest["config"]["train"]["num_seeds"]
+    # Without rows there is no replay; without a timestep the environment had failed.
+    absent = {"timestep"} if manifest["rows"] else {"timestep", "replay_state"}
     seeds = [
         {
             field: _part(found, f"{i}/{field}", getattr(small, field))
             for field in small._fields
-            if f"{i}/{field}" in there
+            if f"{i}/{field}" in there or field not in absent
         }
         for i in range(num_seeds)
     ]
+    if not manifest["rows"] and any("replay_state" in fields for fields in seeds):
+        raise DamagedError(f"{found.store.folder}: a manifest has priorities without rows")
     carries = _fill(empty, seeds)
     if manifest["rows"]:
         rings = [carry.replay_state.rows for carry in carries]
