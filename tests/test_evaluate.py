@@ -1,5 +1,7 @@
 """The command `python -m jdqn.evaluate`."""
 
+import shutil
+
 import jax
 import pytest
 from helpers import QUICK, tiny
@@ -22,7 +24,7 @@ def run_dir(tmp_path_factory):
     state, _ = jax.jit(agent.init, compiler_options=QUICK)(jax.random.key(0))
     checkpoints = checkpoint.Checkpoints(config, path, of_run.run_id)
     checkpoints.save_best(80, 20, [state], 1.0)
-    (path / "checkpoints" / "best.manifest").rename(path / "checkpoints" / "80.manifest")
+    checkpoints._write("80", 80, 20, {"0/state": state}, [])  # without a replay
     return path
 
 
@@ -77,3 +79,23 @@ def test_what_is_no_run_is_refused(tmp_path, refusal, run_dir):
     for path in (tmp_path / "checkpoints", tmp_path / "none"):
         message = refusal(path)
         assert f"{path} is not a run directory" in message
+
+
+def test_a_run_is_only_read(run_dir, monkeypatch, capsys):
+    """From another folder, and by its best checkpoint, which is said to be selected."""
+    before = {path: path.stat().st_mtime_ns for path in [run_dir, *run_dir.rglob("*")]}
+    monkeypatch.chdir(run_dir.parent)
+    for which, words in {"80": "after 80 steps;", "best": "after 80 steps (selected"}.items():
+        evaluate.main([run_dir.name, "--episodes", "1", "--checkpoint", which])
+        assert words in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in [run_dir, *run_dir.rglob("*")]}
+
+
+def test_a_checkpoint_that_is_damaged_is_named_and_an_earlier_one_plays(run_dir, tmp_path, capsys):
+    copy = shutil.copytree(run_dir, tmp_path / "copy")
+    (copy / "checkpoints" / "90.manifest").write_text("{}\n")
+    evaluate.main([str(copy), "--episodes", "1"])
+    printed = capsys.readouterr()
+    assert "after 80 steps" in printed.out
+    assert "90.manifest has changed since it was written; an earlier checkpoint" in printed.err
+    assert printed.err.count("\n") == 1

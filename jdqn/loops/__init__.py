@@ -52,10 +52,13 @@ def train(
             config = resumed.config
         else:
             directory.check_run_dir(path)
-        if in_jax:
-            begun = fused.begin(config, resumed)
-        else:
-            begun = host.begin(config, make_env, resumed, stack)
+        try:
+            if in_jax:
+                begun = fused.begin(config, resumed, stop)
+            else:
+                begun = host.begin(config, make_env, resumed, stop, stack)
+        except stopping.Interrupted:
+            raise shared.interrupted(stop, "nothing was begun") from None
         if path is None or not resumes:
             path = directory.make_run_dir(path, config)
             stack.enter_context(files.lock(path))

@@ -125,16 +125,17 @@ def _nothing_seen(parts: Parts) -> Timestep:
     return Timestep(no if of_floats else None, jnp.zeros(shape, jnp.float32), no, no, no)
 
 
-def begin(config: Config, resumed: Resumed | None) -> Begun:
+def begin(config: Config, resumed: Resumed | None, stop: stopping.Stop) -> Begun:
     """Makes or brings back what a run needs.
 
     Raises:
       ConfigError: parts that do not go together, or a checkpoint that does not fit.
+      Interrupted: a stop was asked for.
     """
     env = envs.make_native_env(config, num_envs=config.env.num_envs)
     replay, agent = build(config, env.spec)
     parts = Parts(config, env, replay, agent, chunk_ticks(config))
-    carries = start(parts)
+    carries = start(parts, stop)
     if resumed is None:
         return Begun(replay, agent, functools.partial(turns, parts, carries))
     like = jax.eval_shape(functools.partial(init, parts), np.int64(0))
@@ -143,14 +144,15 @@ def begin(config: Config, resumed: Resumed | None) -> Begun:
     return Begun(replay, agent, loop, restored.held_out)
 
 
-def start(parts: Parts) -> list[Carry]:
+def start(parts: Parts, stop: stopping.Stop | None = None) -> list[Carry]:
     """Before the first tick: a carry for each seed, or one for all where they are stacked."""
     fields = parts.config.train
     first = jax.jit(functools.partial(init, parts))
     seeds = np.arange(fields.seed, fields.seed + fields.num_seeds)
     if _stacked(parts.config):
-        return [jax.vmap(first)(seeds)]
-    return [first(seed) for seed in seeds]
+        return [stopping.Compiled(jax.jit(jax.vmap(first)), stop)(seeds)]
+    begun = stopping.Compiled(first, stop)
+    return [begun(seed) for seed in seeds]
 
 
 def _stacked(config: Config) -> bool:

@@ -34,6 +34,7 @@ def begin(
     config: Config,
     make_env: MakeEnv,
     resumed: Resumed | None,
+    stop: stopping.Stop,
     stack: contextlib.ExitStack,
 ) -> Begun:
     """Makes or brings back what a run needs; `stack` closes the environment.
@@ -41,6 +42,7 @@ def begin(
     Raises:
       ConfigError: parts that do not go together, or a checkpoint that does not fit.
       RunError: the environment cannot be started.
+      Interrupted: a stop was asked for.
     """
 
     def made(**keywords: int) -> envs.VectorEnv:
@@ -53,10 +55,10 @@ def begin(
     limit = envs.says_no_limit(config) if make_env is envs.make_env else None
     said = [limit] if limit else []
     if resumed is None:
-        carry = start(config, replay, agent, _first_timestep(env))
+        carry = start(config, replay, agent, _first_timestep(env), stop)
         loop = functools.partial(turns, config, env, replay, agent, carry)
         return Begun(replay, agent, loop, said=said)
-    empty = start(config, replay, agent, None)
+    empty = start(config, replay, agent, None, stop)
     like = jax.eval_shape(lambda carry: carry, empty._replace(timestep=_no_timestep(config, env)))
     restored = restore(resumed, replay, [empty], like)
     (carry,) = restored.carries
@@ -83,11 +85,18 @@ def _is_back(env: envs.VectorEnv, saved: Arrays | None, timestep: Timestep) -> b
         return False
 
 
-def start(config: Config, replay: Replay, agent: learning.Agent, timestep: Any) -> Carry:
+def start(
+    config: Config,
+    replay: Replay,
+    agent: learning.Agent,
+    timestep: Any,
+    stop: stopping.Stop | None = None,
+) -> Carry:
     """Before the first tick; `timestep` is what the environment shows."""
     agent_key, replay_key = jax.random.split(jax.random.key(config.train.seed))
-    state, actor = jax.jit(agent.init)(agent_key)
-    return Carry(state, actor, jax.jit(replay.init)(replay_key), None, timestep)
+    state, actor = stopping.Compiled(jax.jit(agent.init), stop)(agent_key)
+    replay_state = stopping.Compiled(jax.jit(replay.init), stop)(replay_key)
+    return Carry(state, actor, replay_state, None, timestep)
 
 
 def _no_timestep(config: Config, env: envs.VectorEnv) -> Timestep:

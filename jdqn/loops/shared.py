@@ -93,6 +93,10 @@ def drive(run: Run, turns: Iterator[Turn], stop: stopping.Stop) -> Result:
     except envs.EnvError as error:  # what it returned is in the replay: nothing is saved
         raise RunError(f"{error}; {run.what_is_kept()}") from error
     except stopping.Interrupted:
-        name = signal.Signals(stop.reason).name
-        sentence = f"stopped by {name} while compiling; {run.what_is_kept()}"
-        raise RunError(sentence, 128 + stop.reason) from None
+        raise interrupted(stop, run.what_is_kept()) from None
+
+
+def interrupted(stop: stopping.Stop, kept: str) -> RunError:
+    """What a run says that was stopped while it compiled; `kept` is what it leaves."""
+    name = signal.Signals(stop.reason).name
+    return RunError(f"stopped by {name} while compiling; {kept}", 128 + stop.reason)

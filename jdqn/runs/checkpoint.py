@@ -212,8 +212,8 @@ def find(
         raise ConfigError(f"{run_dir} has no checkpoint: expected a run directory of jdqn.train")
     if any(path.is_dir() and path.name.isdecimal() for path in store.folder.iterdir()):
         raise ConfigError(
-            f"{run_dir} has checkpoints of jdqn before 0.2, which wrote them through Orbax; this "
-            "version does not read them: use them with jdqn 0.1, or train again"
+            f"{run_dir} has checkpoints of an earlier jdqn, which wrote them through Orbax; this "
+            "version does not read them: use them with that one, or train again"
         )
     raise ConfigError(f"{run_dir} has no finished checkpoint yet")
 

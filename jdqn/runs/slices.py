@@ -124,6 +124,7 @@ def restore(
                 place = (seed, cut.starts[i]) if stacked else (cut.starts[i],)
                 ring = 0 if stacked else seed
                 rings[ring] = _paste(rings[ring], piece, place)
+            jax.block_until_ready(rings)  # or all slices would be in memory, waiting
     return rings
 
 

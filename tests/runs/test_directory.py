@@ -1,5 +1,6 @@
 """The files of a run directory, without a run."""
 
+import pathlib
 import re
 import tomllib
 
@@ -17,7 +18,11 @@ TABLES = {"metrics.jsonl", "episodes.csv", "evaluations.csv"}
 
 def write(path, config):
     """A directory with one log event, two episodes and an evaluation of seed 3."""
-    path = directory.make_run_dir(path, config)
+    return write_into(directory.make_run_dir(path, config), config)
+
+
+def write_into(path, config):
+    """Writes into a directory that is there."""
     written = directory.RunDirectory(path, config, "the command")
     written.episodes(40, 3, [Episode(1.5, 7, 0), Episode(-2.0, 9, 3)])
     written.log(40, {"seed": 3, "loss": 0.25, "episode_return": None, "q_mean": float("nan")})
@@ -87,3 +92,42 @@ def test_a_directory_that_is_taken_is_refused_and_left_alone(tmp_path):
     directory.check_run_dir(tmp_path / "new")
     directory.check_run_dir(None)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_two_default_directories_of_one_second_are_two(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(directory, "default_run_dir", lambda _: pathlib.Path("runs") / "same")
+    made = [directory.make_run_dir(None, tiny()) for _ in range(3)]
+    assert [path.name for path in made] == ["same", "same-2", "same-3"]
+    assert all(path.is_dir() for path in made)
+
+
+@pytest.mark.parametrize("name", ["a b", "[x]", "a*?", "100%", "größe-∞", "n" * 200, "-x", "'q'"])
+def test_every_name_works(tmp_path, name):
+    config = tiny()
+    path = directory.make_run_dir(tmp_path / name, config)
+    write_into(path, config)
+    run_id = directory.run_id_of(path)
+    assert run_id
+    again = directory.RunDirectory(path, config, "more", resumed_steps=40, lengths={})
+    again.close()
+    assert again.run_id == directory.run_id_of(path) == run_id
+
+
+def test_a_directory_that_is_gone_on_with_is_cut_back_to_what_belongs_to_it(tmp_path):
+    config = tiny()
+    first = directory.RunDirectory(tmp_path, config, "start")
+    first.log(40, {"loss": 1.0})
+    lengths = first.sync()
+    first.episodes(80, 0, [Episode(1.0, 2, 0)])
+    first.log(80, {"loss": 2.0})
+    first.close()
+    again = directory.RunDirectory(tmp_path, config, "more", resumed_steps=40, lengths=lengths)
+    again.log(84, {"loss": 3.0})
+    again.close()
+    assert [row["steps"] for row in log(tmp_path)] == [40, 84]
+    assert table(tmp_path / "episodes.csv") == []
+    assert (tmp_path / "episodes.csv").read_text().splitlines() == ["steps,seed,return,length"]
+    (tmp_path / "evaluations.csv").unlink()  # made anew, with its header
+    directory.RunDirectory(tmp_path, config, "", resumed_steps=84, lengths=lengths).close()
+    assert (tmp_path / "evaluations.csv").read_text().startswith("steps,seed,policy,")
