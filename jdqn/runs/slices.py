@@ -5,6 +5,7 @@ whatever a backend makes of the arrays and whether several seeds are stacked. A 
 host as a whole, and no view of it either: XLA would copy a donated ring that something looks at.
 """
 
+import collections
 import concurrent.futures
 import functools
 import math
@@ -22,7 +23,7 @@ from jdqn.runs.store import DamagedError, Store
 
 # 29 MB of Atari's frames; so many slices are in memory at once.
 SLICE_TRANSITIONS = 4096
-MAX_THREADS = 4
+MAX_THREADS = 3
 
 # Blobs of the slices of a ring; None: nothing has been written there.
 Names = list[str | None]
@@ -116,15 +117,22 @@ def restore(
     read = functools.partial(_read, store, shape)
     rings = list(rings)
     wanted = [(seed, i) for i, there in enumerate(expected) if there for seed in range(num_seeds)]
+    ahead: collections.deque = collections.deque()
+
+    def paste() -> None:
+        seed, i, reading = ahead.popleft()
+        place = (seed, cut.starts[i]) if stacked else (cut.starts[i],)
+        ring = 0 if stacked else seed
+        rings[ring] = _paste(rings[ring], reading.result(), place)
+        jax.block_until_ready(rings)  # or all slices would be in memory, waiting
+
     with concurrent.futures.ThreadPoolExecutor(_num_threads()) as pool:
-        for begin in range(0, len(wanted), MAX_THREADS):
-            some = wanted[begin : begin + MAX_THREADS]
-            pieces = pool.map(read, [names[seed][i] for seed, i in some])
-            for (seed, i), piece in zip(some, pieces, strict=True):
-                place = (seed, cut.starts[i]) if stacked else (cut.starts[i],)
-                ring = 0 if stacked else seed
-                rings[ring] = _paste(rings[ring], piece, place)
-            jax.block_until_ready(rings)  # or all slices would be in memory, waiting
+        for seed, i in wanted:
+            ahead.append((seed, i, pool.submit(read, names[seed][i])))
+            if len(ahead) == _num_threads():
+                paste()
+        while ahead:
+            paste()
     return rings
 
 
@@ -139,7 +147,7 @@ def _read(store: Store, shape: Rows, name: str) -> Rows:
     """Reads a slice."""
     leaves, structure = jax.tree.flatten(shape)
     sizes = [math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in leaves]
-    data = memoryview(store.read_blob(name, sum(sizes)))
+    data = store.read_blob(name, sum(sizes))
     ends = np.cumsum(sizes)
     arrays = [
         np.frombuffer(data[end - size : end], x.dtype).reshape(x.shape)

@@ -30,6 +30,7 @@ LEVEL = 1  # of zstd: frames of games shrink a hundredfold, higher levels gain l
 SUFFIX = ".manifest"
 BEST = "best"
 MAX_MANIFEST_BYTES = 2**26
+UNPACKED_BYTES = 2**20
 
 Manifest = dict[str, Any]
 
@@ -140,7 +141,7 @@ class Store:
             raise DamagedError(f"{path} has format {known!r}, this version reads {FORMAT}")
         return manifest
 
-    def read_blob(self, name: str, num_bytes: int) -> bytes:
+    def read_blob(self, name: str, num_bytes: int) -> memoryview:
         """The bytes of a blob, of a known length.
 
         Raises:
@@ -150,12 +151,9 @@ class Store:
         packed = _read(path, num_bytes + num_bytes // 64 + 2**16)
         if hashlib.sha256(packed).hexdigest() != name:
             raise DamagedError(f"{path} has changed since it was written")
-        try:
-            data = zstd.ZstdDecompressor().decompress(packed, max_length=num_bytes + 1)
-        except zstd.ZstdError:
-            raise DamagedError(f"{path} is not compressed by zstd") from None
-        if len(data) != num_bytes:
-            raise DamagedError(f"{path} does not hold {num_bytes:,} bytes")
+        data = _unpacked(packed, num_bytes)
+        if data is None:
+            raise DamagedError(f"{path} does not hold {num_bytes:,} bytes compressed by zstd")
         return data
 
 
@@ -181,6 +179,25 @@ def _listed(folder: pathlib.Path, suffix: str = "") -> list[pathlib.Path]:
         return [path for path in folder.iterdir() if path.name.endswith(suffix)]
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _unpacked(packed: bytes, num_bytes: int) -> memoryview | None:
+    """So many bytes, a megabyte at a time: at once they would be in memory twice. None: others."""
+    decompressor = zstd.ZstdDecompressor()
+    filled = 0
+    try:
+        data = memoryview(bytearray(num_bytes))
+        while not decompressor.eof:
+            piece = decompressor.decompress(packed, max_length=UNPACKED_BYTES)
+            packed = b""
+            end = filled + len(piece)
+            if end > num_bytes or (not piece and decompressor.needs_input):
+                return None
+            data[filled:end] = piece
+            filled = end
+    except (zstd.ZstdError, MemoryError):
+        return None
+    return data if filled == num_bytes else None
 
 
 def _delete(path: pathlib.Path) -> None:
