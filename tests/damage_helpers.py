@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from helpers import tiny
 
-from jdqn import envs
+from jdqn import envs, learning
 from jdqn.config import ConfigError, with_overrides
 from jdqn.loops import fused, shared
 from jdqn.runs import checkpoint, directory, parts, resume
@@ -45,17 +45,22 @@ class Readers:
     def __init__(self):
         self.config = with_overrides(config(), train__steps=400)
         env = envs.make_native_env(self.config, num_envs=4)
-        self._replay, agent = shared.build(self.config, env.spec)
-        static = fused.Parts(self.config, env, self._replay, agent, 20)
+        replay, agent = shared.build(self.config, env.spec)
+        static = fused.Parts(self.config, env, replay, agent, 20)
         self._like = jax.eval_shape(functools.partial(fused.init, static), np.int64(0))
         (empty,) = fused.start(static)
         self._empty = jax.tree.map(np.array, parts.arrays_of(empty))
+        held_out = learning.held_out(replay)
+        self._held_out = jax.eval_shape(held_out, self._like.replay_state)
 
     def go_on(self, path):
         """Steps from where a run goes on, sentences about damage, and everything read."""
         resumed = resume.prepare(path, self.config)
         empty = jax.tree.map(_on_device, parts.tree_like(self._like, self._empty))
-        restored = shared.restore(resumed, self._replay, [empty], self._like)
+        try:
+            restored = checkpoint.restore(resumed.found, [empty], self._like, self._held_out)
+        except DamagedError as error:  # as in `loops.shared.restore`
+            raise ConfigError(str(error)) from None
         read = bits((restored.carries, restored.held_out, restored.environment, resumed.counters))
         steps = resumed.counters.steps
         assert resumed.found.manifest["tick"] == steps // 4

@@ -5,6 +5,8 @@ import json
 
 import jax
 
+from jdqn.runs import checkpoint
+
 # Steps are (reward, terminated, truncated, lost life).
 EPISODES = [
     [(1.5, False, False, False), (2.0, False, False, True), (0.0, True, False, False)],
@@ -36,3 +38,22 @@ def metrics(run_dir, seed=None):
 def plain(state):
     """An agent state that NumPy can compare."""
     return state.replace(key=jax.random.key_data(state.key))
+
+
+def newest(run_dir):
+    """The manifest of the newest checkpoint."""
+    return checkpoint.find(run_dir, run_id=None, agents_only=False).manifest
+
+
+def assert_same(one, two):
+    """Two runs left the same, wall-clock apart: agents, replays, actors, environments, logs."""
+    first, second = newest(one), newest(two)
+    assert first["tick"] == second["tick"]
+    assert first["rows"] == second["rows"]
+    assert first["parts"].keys() == second["parts"].keys()
+    for name, part in first["parts"].items():
+        if name != "counters":  # with the seconds it took
+            assert part == second["parts"][name], name
+    assert metrics(one) == metrics(two)
+    for name in ("episodes.csv", "evaluations.csv"):
+        assert (one / name).read_bytes() == (two / name).read_bytes()

@@ -24,6 +24,8 @@ from jdqn.runs.store import BEST, DamagedError, Manifest, Store, blobs_of
 
 # What brings an environment back: the actions of its running games, mostly.
 MAX_ENVIRONMENT_BYTES = 2**30
+# Looks at what seems damaged: a run that goes on deletes checkpoints while they are read.
+ATTEMPTS = 5
 
 
 class Position(NamedTuple):
@@ -192,20 +194,18 @@ def find(
       ConfigError: there is none, or none that verifies.
     """
     store = store_of(run_dir)
-    try:
-        names = store.names()
-    except OSError as error:
-        raise ConfigError(f"{store.folder} cannot be read: {error.strerror}") from None
-    if which is not None:
-        names = _named(store, names, which)
-    damages: list[str] = []
-    for name in reversed(names):
+    for _ in range(ATTEMPTS):
         try:
-            manifest = _verified(store, name, run_id, agents_only)
-        except DamagedError as error:
-            damages.append(str(error))
-            continue
-        return Found(store, manifest, damages)
+            names = store.names()
+        except OSError as error:
+            raise ConfigError(f"{store.folder} cannot be read: {error.strerror}") from None
+        if which is not None:
+            names = _named(store, names, which)
+        found, damages = _newest(store, names, run_id, agents_only)
+        if not damages:
+            break
+    if found is not None:
+        return Found(store, found, damages)
     if damages:
         raise ConfigError(f"{run_dir} has no checkpoint that can be used: {damages[0]}")
     if not store.folder.is_dir():
@@ -216,6 +216,19 @@ def find(
             "version does not read them: use them with that one, or train again"
         )
     raise ConfigError(f"{run_dir} has no finished checkpoint yet")
+
+
+def _newest(
+    store: Store, names: Sequence[str], run_id: str | None, agents_only: bool
+) -> tuple[Manifest | None, list[str]]:
+    """The newest manifest that verifies, and what is wrong with those after it."""
+    damages: list[str] = []
+    for name in reversed(names):
+        try:
+            return _verified(store, name, run_id, agents_only), damages
+        except DamagedError as error:
+            damages.append(str(error))
+    return None, damages
 
 
 def _named(store: Store, names: list[str], which: str) -> list[str]:

@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 from helpers import tiny
-from runs_helpers import EPISODES, metrics, table
+from runs_helpers import EPISODES, assert_same, table
 from scripted import maker
 
 from jdqn import loops
@@ -39,25 +39,6 @@ def stop_at(monkeypatch):
         monkeypatch.setattr(Run, "count", counted)
 
     return stop
-
-
-def newest(run_dir):
-    """The manifest of the newest checkpoint."""
-    return checkpoint.find(run_dir, run_id=None, agents_only=False).manifest
-
-
-def assert_same(one, two):
-    """Two runs left the same, wall-clock apart: agents, replays, actors, environments, logs."""
-    first, second = newest(one), newest(two)
-    assert first["tick"] == second["tick"]
-    assert first["rows"] == second["rows"]
-    assert first["parts"].keys() == second["parts"].keys()
-    for name, part in first["parts"].items():
-        if name != "counters":  # with the seconds it took
-            assert part == second["parts"][name], name
-    assert metrics(one) == metrics(two)
-    for name in ("episodes.csv", "evaluations.csv"):
-        assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
 def straight_and_resumed(tmp_path, stop_at, config, ticks, **keywords):
