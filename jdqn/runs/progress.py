@@ -69,13 +69,14 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Prints a line, above the bar where there is one; on stderr where stdout is gone."""
-        if self._console.quiet:
+        if not self._console.quiet:
+            try:
+                self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+                return
+            except OSError:  # a full disk, a terminal that hung up
+                self._console.lose()
+        with contextlib.suppress(OSError):  # the same disk
             print(text, file=sys.stderr)  # noqa: T201
-            return
-        try:
-            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
-        except OSError:  # a full disk, a terminal that hung up
-            self._console.lose()
 
     def close(self) -> None:
         """Takes the bar off the terminal."""

@@ -110,6 +110,7 @@ class Writer:
 
 @pytest.fixture
 def writer(tmp_path):
+    """Keeps two checkpoints."""
     return Writer(tmp_path / "run", checkpoint_keep=2)
 
 
@@ -364,14 +365,6 @@ def test_one_that_is_asked_for_is_used_or_none(writer):
     (writer.path / "checkpoints" / "24.manifest").write_bytes(b"")
     with pytest.raises(ConfigError, match="no checkpoint that can be used"):
         writer.find("24")
-
-
-def test_the_best_has_agents_only(writer):
-    writer.save_best(5)
-    best = writer.path / "checkpoints" / "best.manifest"
-    best.rename(best.with_name("20.manifest"))
-    with pytest.raises(ConfigError, match="is of another checkpoint"):
-        writer.find()
 
 
 def test_where_there_is_none_it_is_said_why(writer):

@@ -93,5 +93,5 @@ def test_a_run_killed_twenty_times_ends_as_one_never_killed(tmp_path):
     assert found.manifest["steps"] < OPTIONS["train.steps"]
     assert ended(start("nowhere", 0, "--resume", str(killed)))[0] == 0
     assert_same(straight, killed)
-    leftovers = [path.name for path in (killed / "checkpoints").rglob("*.tmp")]
+    leftovers = [path.name for path in killed.rglob("*.tmp")]
     assert leftovers == []
