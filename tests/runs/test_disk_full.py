@@ -115,14 +115,16 @@ def check(answer, run_dir, elsewhere=""):
 
 
 def test_a_run_that_cannot_begin_says_why(tmp_path):
-    answer, _ = run(tmp_path, 4096)
+    answer, _ = run(tmp_path, 4096 if has_namespaces() else 1000)
     assert check(answer, tmp_path) == 0
     assert answer.returncode == 2
 
 
 def test_a_run_goes_on_and_says_so_on_stderr_where_stdout_is_full_too(tmp_path):
-    answer, run_dir = run(tmp_path, SMALL, stdout="> /dev/full")
-    assert 0 < check(answer, run_dir) < 800
+    answer, run_dir = run(tmp_path, SMALL if has_namespaces() else 4096, stdout="> /dev/full")
+    steps = check(answer, run_dir)
+    assert steps < 800
+    assert steps > 0 or not has_namespaces()
     assert answer.stdout == ""
     assert answer.stderr.startswith("dqn on jdqn/Chain")  # nothing that was said is lost
     assert "the checkpoint of step" in answer.stderr
@@ -145,8 +147,9 @@ def test_streams_on_the_full_disk_do_not_stop_the_run(tmp_path, streams, size):
     answer, run_dir = run(tmp_path, size, stdout=streams.format(disk=tmp_path / "disk"))
     out = run_dir.parent / "out"
     assert "Traceback" not in answer.stderr + (out.read_text() if out.exists() else "")
-    if answer.returncode:
-        assert answer.returncode == 2
+    if answer.returncode:  # it could not begin; 1 where not even that could be said
+        assert answer.returncode in (1, 2)
+        assert newest(run_dir) == 0
     else:
         newest(run_dir)
         whole_lines(run_dir)

@@ -77,3 +77,21 @@ def test_a_reader_that_went_away_asks_the_run_to_stop(monkeypatch, capsys, numbe
     assert stop.reasons == reasons
     # What is said from then on can be read elsewhere.
     assert capsys.readouterr().err.splitlines()[-1] == "saved"
+
+
+class Full:
+    """A stream on a full disk."""
+
+    def write(self, _):
+        raise OSError(28, "No space left on device")
+
+
+def test_what_a_full_stdout_refuses_is_said_on_stderr(monkeypatch, capfd):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        shown = progress.Progress("dqn", 0, 1000, stopping.Stop())
+        shown.say("warning: cannot write the log")
+        assert capfd.readouterr().err == "dqn\nwarning: cannot write the log\n"
+        monkeypatch.setattr(sys, "stderr", Full())
+        shown.say("nobody hears this")
+        shown.close()
