@@ -24,7 +24,7 @@ from jdqn.runs.store import BEST, DamagedError, Manifest, Store, blobs_of
 
 # What brings an environment back: the actions of its running games, mostly.
 MAX_ENVIRONMENT_BYTES = 2**30
-# Looks at what seems damaged: a run that goes on deletes checkpoints while they are read.
+# Looks, until two see the same damage: a run that goes on deletes what others read.
 ATTEMPTS = 5
 
 
@@ -194,7 +194,9 @@ def find(
       ConfigError: there is none, or none that verifies.
     """
     store = store_of(run_dir)
+    damages: list[str] = []
     for _ in range(ATTEMPTS):
+        before = damages
         try:
             names = store.names()
         except OSError as error:
@@ -202,7 +204,7 @@ def find(
         if which is not None:
             names = _named(store, names, which)
         found, damages = _newest(store, names, run_id, agents_only)
-        if not damages:
+        if damages == before:
             break
     if found is not None:
         return Found(store, found, damages)

@@ -16,8 +16,8 @@ import pytest
 from damage_helpers import KEPT, Readers, manifest_of, read
 
 from jdqn import loops
-from jdqn.config import ConfigError
-from jdqn.runs import slices
+from jdqn.config import ConfigError, load_config, with_overrides
+from jdqn.runs import checkpoint, resume, slices
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -221,6 +221,35 @@ def test_folders_that_are_missing_or_files_are_named(runs, readers, tmp_path):
             for reader in readers[0].values():
                 with pytest.raises(ConfigError, match="has no checkpoint"):
                     reader(work)
+
+
+def test_a_flipped_bit_in_config_toml_is_named_or_changes_nothing_of_the_past(
+    runs, readers, tmp_path
+):
+    path, _ = runs
+    everything, _ = readers
+    work = tmp_path / "work"
+    shutil.copytree(path, work)
+    file = work / "config.toml"
+    whole = file.read_bytes()
+    rng = random.Random(0)
+    named = 0
+    for _ in range(60):
+        file.write_bytes(whole)
+        damages.flip(file, rng)
+        try:
+            config = load_config(file=file)
+            resumed = resume.prepare(work, with_overrides(config, train__steps=400))
+            everything["play"](work)
+        except ConfigError as error:
+            assert "\n" not in str(error)
+            named += 1
+            continue
+        before = resumed.found.manifest["config"]
+        now = checkpoint.config_record(resumed.config)
+        changed = {f"{s}.{f}" for s in now for f in now[s] if now[s][f] != before[s][f]}
+        assert changed <= {"train.steps", *resume.CHANGEABLE}
+    assert named > 30
 
 
 # Not asked for in turn: a run may have none of them.
