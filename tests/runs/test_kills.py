@@ -93,5 +93,10 @@ def test_a_run_killed_twenty_times_ends_as_one_never_killed(tmp_path):
     assert found.manifest["steps"] < OPTIONS["train.steps"]
     assert ended(start("nowhere", 0, "--resume", str(killed)))[0] == 0
     assert_same(straight, killed)
+    best = [
+        checkpoint.find(path, "best", run_id=None, agents_only=True).manifest["parts"]
+        for path in (straight, killed)
+    ]
+    assert best[0] == best[1]
     leftovers = [path.name for path in killed.rglob("*.tmp")]
     assert leftovers == []

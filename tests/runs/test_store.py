@@ -92,6 +92,14 @@ def test_a_blob_that_is_not_compressed_is_damaged(store):
         store.read_blob(name, len(DATA))
 
 
+def test_other_bytes_of_the_same_length_are_not_read(store):
+    name = store.write_blob([DATA])
+    other = store.path_of_blob(store.write_blob([DATA[::-1]]))
+    other.replace(store.path_of_blob(name))
+    with pytest.raises(DamagedError, match=f"{name} has changed since it was written"):
+        store.read_blob(name, len(DATA))
+
+
 def test_a_missing_blob_is_damaged(store):
     with pytest.raises(DamagedError, match="cannot be read: No such file"):
         store.read_blob("0" * 64, 1)
