@@ -1,5 +1,6 @@
 """What a run shows while it goes on."""
 
+import contextlib
 import datetime
 import sys
 from collections.abc import Mapping

@@ -6,12 +6,12 @@ import tomllib
 
 import pytest
 from helpers import tiny
-from runs_helpers import EPISODES, assert_same, table
+from runs_helpers import EPISODES, assert_same, metrics, newest, table
 from scripted import maker
 
 from jdqn import loops
 from jdqn.config import ConfigError, load_config, with_overrides
-from jdqn.runs import checkpoint, files
+from jdqn.runs import files
 from jdqn.runs.run import Run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
