@@ -35,7 +35,7 @@ class Board:
 
     def _open(self) -> LogFile:
         now = time.time_ns()  # several may start in one second
-        name = f"events.out.tfevents.{now // 10**9}.{socket.gethostname()}.{now % 10**9}"
+        name = f"events.out.tfevents.{now // 10**9}.{socket.gethostname()}.{now % 10**9:09}"
         file = LogFile(self._folder / name)
         file.append(_record(file_version="brain.Event:2"))
         if self._purge_steps is not None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+from runs_helpers import log
 
 from jdqn.runs import checkpoint
 
@@ -159,3 +160,42 @@ def test_streams_on_the_full_disk_do_not_stop_the_run(tmp_path, streams, size):
 @pytest.mark.parametrize("size", [4096 * round(1.25**i) for i in range(2, 30)])
 def test_whatever_the_size_of_the_disk(tmp_path, size):
     check(*run(tmp_path, size))
+
+
+FILLED = """
+mount -t tmpfs -o size=4M none {disk} && cd {disk} || exit 99
+python="$1"; shift
+"$python" -c "$TRAINS" "$@" --run-dir {disk}/run || exit 98
+cp -r run {left}-before
+dd if=/dev/zero of=junk bs=1k 2> {left}-dd
+"$python" -c "$TRAINS" --resume {disk}/run --train.steps=1600
+echo "status $?"
+cmp run/metrics.jsonl {left}-before/metrics.jsonl && echo "as it was"
+rm junk
+"$python" -c "$TRAINS" --resume {disk}/run --train.steps=1600
+status=$?
+cp -r {disk} {left}
+exit $status
+"""
+
+
+@pytest.mark.slow
+def test_a_run_is_gone_on_with_when_there_is_room_again(tmp_path):
+    if not has_namespaces():
+        pytest.skip("needs a tmpfs in a user namespace")
+    (tmp_path / "disk").mkdir()
+    shell = FILLED.format(disk=tmp_path / "disk", left=tmp_path / "left")
+    command = ["unshare", "-Urm", "sh", "-c", shell, "sh", sys.executable, *OPTIONS]
+    environment = os.environ | {"TRAINS": "import sys" + TRAINS}
+    answer = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, env=environment
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert answer.stderr.count("\n") == 1
+    assert "cannot write run directory" in answer.stderr
+    assert "status 2" in answer.stdout
+    assert "as it was" in answer.stdout
+    run_dir = tmp_path / "left" / "run"
+    assert newest(run_dir) == 1600
+    assert [row["steps"] for row in log(run_dir)] == list(range(80, 1601, 80))
