@@ -287,4 +287,4 @@ def test_whatever_a_manifest_with_the_right_hash_says_is_named_or_does_not_matte
                 assert arrays == good[name, steps], (place, value)
                 same = manifest == whole or place[0] in NOT_READ or name == "play"
                 assert steps < KEPT[-1] or same, (place, value)
-    assert named["go on"] > min(most, len(places))
+    assert named["go on"] > 20

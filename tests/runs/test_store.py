@@ -116,6 +116,27 @@ def test_a_manifest_comes_back(store):
     assert {"parts", "rows"} <= found.keys()
 
 
+def test_blobs_are_durable_before_a_manifest_names_them_and_it_before_others_go(store, monkeypatch):
+    done = []
+    for name in ("sync_folder", "write_whole", "_delete"):
+
+        def noted(path, *rest, name=name, original=getattr(module, name)):  # noqa: B008
+            done.append((name, path.name))
+            original(path, *rest)
+
+        monkeypatch.setattr(module, name, noted)
+    blob = store.write_blob([DATA])
+    store.write_manifest("1", manifest_of(blob))
+    store.thin(["1"])
+    assert done[:4] == [
+        ("write_whole", blob),
+        ("sync_folder", "blobs"),
+        ("write_whole", "1.manifest"),
+        ("sync_folder", "checkpoints"),
+    ]
+    assert [name for name, _ in done[4:]] == ["_delete"]  # the blob of the fixture
+
+
 def test_names_are_agent_steps_newest_last(store):
     for name in ("9", "1000", "200", "best"):
         store.write_manifest(name, manifest_of())
