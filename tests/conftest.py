@@ -8,6 +8,8 @@ import jax
 import numpy as np
 import pytest
 
+from jdqn.envs import jax_native
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compiled programs are kept between runs of the suite; delete the folder for a cold run.
 # One for each worker: jax writes entries without a lock.
@@ -35,3 +37,4 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+    jax_native._compiled.cache_clear()  # its programs would differ in last bits from later ones

@@ -108,7 +108,9 @@ class Checkpoints:
         """
         num_seeds = self._config.train.num_seeds
         trees: dict[str, Any] = {"counters": counters, "held_out": list(held_out)}
-        trees["environment"] = position.environment()
+        environment = position.environment() or {}
+        if sum(array.nbytes for array in environment.values()) <= MAX_ENVIRONMENT_BYTES:
+            trees["environment"] = environment
         for i, carry in enumerate(_each(position.carries, num_seeds)):
             trees |= {f"{i}/{field}": tree for field, tree in carry._asdict().items()}
         rows: list[slices.Names] = []

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdqn import envs, learning, replay
-from jdqn.config import Config, ConfigError, load_config, with_overrides
+from jdqn.config import Config, ConfigError, load_config, shown, with_overrides
 from jdqn.envs.guard import EnvError, guard, problem, said
 from jdqn.learning import ActorState, Agent, AgentState
 from jdqn.records import Timestep
-from jdqn.runs import checkpoint, directory, episodes, stopping
+from jdqn.runs import checkpoint, directory, episodes, resume, stopping
 from jdqn.runs.episodes import Episode, Evaluation
 from jdqn.runs.store import DamagedError
 
@@ -200,7 +200,8 @@ def load_run(
     path = run_dir / "config.toml"
     if not path.is_file():
         raise ConfigError(f"{run_dir} is not a run directory: it has no config.toml")
-    config = with_overrides(load_config(file=path), **overrides)
+    recorded = load_config(file=path)
+    config = with_overrides(recorded, **overrides)
     env = guard(envs.make_env(config, num_envs=1), config.env.name)
     spec = env.spec
     env.close()
@@ -214,5 +215,11 @@ def load_run(
         except DamagedError as error:
             problem = str(error)
             continue
+        changed = resume.differences(found.manifest, recorded)
+        for name in changed.keys() - resume.CHANGEABLE:
+            before, now = changed[name]
+            raise ConfigError(
+                f"{path}: {name} = {shown(now)}, the checkpoint was written with {shown(before)}"
+            )
         return config, agent, found, states
     raise ConfigError(f"{run_dir} does not fit its config.toml: {problem}")

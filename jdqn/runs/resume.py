@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jdqn import clock
-from jdqn.config import Config, ConfigError, with_overrides
+from jdqn.config import Config, ConfigError, shown, with_overrides
 from jdqn.runs import checkpoint, counters, directory
 from jdqn.runs.checkpoint import Found
 from jdqn.runs.counters import Counters
@@ -48,14 +48,16 @@ def prepare(run_dir: pathlib.Path, config: Config) -> Resumed:
         raise ConfigError(f"{run_dir} is not a run directory: it has no config.toml")
     run_id = directory.run_id_of(run_dir)
     found = checkpoint.find(run_dir, run_id=run_id, agents_only=False)
-    old = found.manifest["config"]
-    old_schedule_steps = old["train"]["schedule_steps"] or old["train"]["steps"]
-    if not config.train.schedule_steps and config.train.steps != old_schedule_steps:
-        config = with_overrides(config, train__schedule_steps=old_schedule_steps)
-    old["train"]["schedule_steps"] = old_schedule_steps
-    new = checkpoint.config_record(config)
-    new["train"]["schedule_steps"] = clock.schedule_steps(config)
-    changed = _changes(old, new)
+    schedule_steps = _schedule_steps(found.manifest["config"])
+    if not config.train.schedule_steps and config.train.steps != schedule_steps:
+        config = with_overrides(config, train__schedule_steps=schedule_steps)
+    changed = differences(found.manifest, config)
+    for name in changed.keys() - CHANGEABLE:
+        before, now = changed[name]
+        raise ConfigError(
+            f"{name} = {shown(now)}: the run was started with {shown(before)}, and only "
+            f"{', '.join(sorted(CHANGEABLE))} may change when a run goes on"
+        )
     try:
         counted = checkpoint.load_counters(found, counters.start(config))
     except DamagedError as error:
@@ -69,23 +71,22 @@ def prepare(run_dir: pathlib.Path, config: Config) -> Resumed:
     return Resumed(config, found, counted, _said(config, found))
 
 
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Names of the fields that differ. Raises ConfigError where one may not."""
+def differences(manifest: checkpoint.Manifest, config: Config) -> dict[str, tuple[Any, Any]]:
+    """What a checkpoint was written with and what a configuration says, where they differ."""
+    old = manifest["config"]
+    new = checkpoint.config_record(config)
     pairs = {
         f"{section}.{field}": (old[section][field], value)
         for section, fields in new.items()
         for field, value in fields.items()
-        if field in old.get(section, {})
+        if field in old.get(section, {})  # else it is of an earlier version
     }
-    changed = [name for name, (before, now) in pairs.items() if before != now]
-    for name in changed:
-        if name not in CHANGEABLE:
-            before, now = pairs[name]
-            raise ConfigError(
-                f"{name} = {now!r}: the run was started with {before!r}, and only "
-                f"{', '.join(sorted(CHANGEABLE))} may change when a run goes on"
-            )
-    return changed
+    pairs["train.schedule_steps"] = (_schedule_steps(old), clock.schedule_steps(config))
+    return {name: (before, now) for name, (before, now) in pairs.items() if before != now}
+
+
+def _schedule_steps(recorded: Mapping[str, Any]) -> int:
+    return recorded["train"]["schedule_steps"] or recorded["train"]["steps"]
 
 
 def _check_what_is_left(run_dir: pathlib.Path, config: Config, counted: Counters) -> None:

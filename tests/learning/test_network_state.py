@@ -220,9 +220,10 @@ def test_the_target_answers_by_its_own(learned):
 
 def test_a_checkpoint_keeps_both(learned, tmp_path):
     assert not same(learned.early.network_state, learned.early.target_network_state)
-    checkpoint.save(tmp_path, 408, learned.early, keep=1)
-    steps, state = checkpoint.restore(tmp_path, learned.first)
-    assert steps == 408
+    checkpoints = checkpoint.Checkpoints(tiny(**OPTIONS), tmp_path, "run")
+    checkpoints.save_best(408, 408 // tiny(**OPTIONS).env.num_envs, [learned.early], 0.0)
+    found = checkpoint.find(tmp_path, "best", run_id="run", agents_only=True)
+    (state,) = checkpoint.load_states(found, learned.first, 1)
     assert jax.tree.structure(state) == jax.tree.structure(learned.early)
     assert same(state.network_state, learned.early.network_state)
     assert same(state.target_network_state, learned.early.target_network_state)

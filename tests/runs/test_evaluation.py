@@ -1,6 +1,7 @@
 """Evaluation: full games, a fixed number for each environment; saved runs play as they were."""
 
 import functools
+import shutil
 import types
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 from helpers import QUICK, tiny
 from scripted import ScriptedEnv, maker
 
-from jdqn.config import load_config
+from jdqn.config import ConfigError, load_config
 from jdqn.envs import EnvError, make_env
 from jdqn.learning import ActorState, AgentState, make_agent
 from jdqn.replay import make_replay
@@ -158,3 +159,15 @@ def test_evaluation_reports_every_head_the_mean_and_the_vote():
     assert evaluation.policies(config) == ["head_0", "head_1", "mean", "vote"]
     one = load_config(env="jdqn/Chain", agent="dqn", overrides={"agent.eval_policy": "mean"})
     assert evaluation.policies(one) == ["mean"]
+
+
+def test_a_configuration_that_is_not_that_of_the_checkpoint_is_refused(run, tmp_path):
+    _, result = run
+    copy = shutil.copytree(result.run_dir, tmp_path / "copy")
+    text = (copy / "config.toml").read_text()
+    assert "epsilon_eval = 0.3" in text
+    (copy / "config.toml").write_text(text.replace("epsilon_eval = 0.3", "epsilon_eval = 0.4"))
+    with pytest.raises(ConfigError, match=r"agent.epsilon_eval = 0.4, .* written with 0.3"):
+        evaluation.load_run(copy)
+    (copy / "config.toml").write_text(text.replace("eval_episodes = 3", "eval_episodes = 4"))
+    assert evaluation.load_run(copy)[0].train.eval_episodes == 4

@@ -1,65 +1,175 @@
-"""The loop writes in place: no whole array is copied in its compiled programs."""
+"""What a run needs is summed, and compared with the smallest of what may be used."""
 
-import functools
-import re
+import math
+import types
 
 import jax
 import numpy as np
+import psutil
 import pytest
-from helpers import tiny
+from helpers import QUICK, tiny, vector_spec
 
-from jdqn import envs, kernels
-from jdqn.loops import fused, shared
+from jdqn import kernels, learning
+from jdqn.config import ConfigError
+from jdqn.records import EnvSpec
+from jdqn.replay import make_replay
+from jdqn.runs import memory
 
-pytest.importorskip("gymnax")  # an extra
-
-
-def copies(text, shapes):
-    """Copies in an optimised program of arrays of some shapes."""
-    found = []
-    for shape in shapes:
-        size = ",".join(map(str, shape))
-        found += re.findall(rf"= \(?\w+\[{size}\][^=]* copy(?:-start)?\(", text)
-    return found
+resource = pytest.importorskip("resource")  # not on Windows
 
 
-def arrays(carry, rule):
-    """Shapes of the large arrays of a replay."""
-    state = carry.replay_state
-    rows = state.rows
-    shapes = [x.shape for x in (rows.frame, rows.action, rows.reward, rows.last, rows.mask)]
-    if rule != "rank":  # a sort may copy, once in a thousand updates
-        shapes.append(state.priorities.leaves.shape)
-    return shapes
+def parts_of(config, spec):
+    replay = make_replay(config, spec)
+    return spec, replay, learning.make_agent(config, spec, replay)
+
+
+def test_what_is_needed_is_what_is_then_allocated():
+    config = tiny(replay__capacity=800, replay__batch_size=8)
+    spec = EnvSpec((5, 6, 2), np.dtype(np.uint8), 2, 3, 1.0)
+    _, replay, agent = parts_of(config, spec)
+    state, actor = jax.jit(agent.init, compiler_options=QUICK)(jax.random.key(0))
+    filled = replay.init(jax.random.key(0))
+    num_bytes = memory.needed(config, spec, replay, agent)
+    in_ring = sum(x.nbytes for x in jax.tree.leaves((filled.rows, filled.priorities)))
+    assert num_bytes["replay.capacity"] == in_ring
+    of_state = sum(x.nbytes for x in jax.tree.leaves((state, actor)))
+    gradients = sum(x.nbytes for x in jax.tree.leaves(state.params))
+    stack = 2 * 5 * 6 * 2  # bytes, and four times as many as floats
+    assert sum(num_bytes.values()) == (
+        in_ring + of_state + gradients + 2 * 8 * 5 * stack + 4 * 4 * stack + 800 * 5 * stack
+    )
+
+
+def test_a_log_period_of_the_fused_loop_is_counted():
+    config = tiny("jdqn/Chain", train__log_period_steps=1_000_000)
+    assert memory.needed(config, *parts_of(config, vector_spec()))["train.log_period_steps"] == 7e6
 
 
 @pytest.mark.parametrize(
-    ("period", "rule"), [(1, "uniform"), (4, "uniform"), (8, "proportional"), (4, "rank")]
+    ("overrides", "named"),
+    [
+        ({"replay__capacity": 1_000_000}, "replay.capacity = 1000000"),
+        ({"network__hidden": [2_000, 2_000]}, "network.hidden = [2000, 2000]"),
+        ({"network__torso_hidden": [2_000, 2_000]}, "network.torso_hidden = [2000, 2000]"),
+    ],
 )
-def test_no_whole_array_is_copied_in_the_loop(period, rule):
-    """On the optimised program; CI repeats it on another release of jax."""
-    config = tiny(
-        "gymnax/CartPole-v1",
-        replay__capacity=40_000,
-        replay__priority_exponent=0.0 if rule == "uniform" else 0.6,
-        replay__prioritization="rank" if rule == "rank" else "proportional",
-        train__update_period_steps=period,
-        replay__n_step=3,
-    )
-    env = envs.make_native_env(config, num_envs=4)
-    memory, agent = shared.build(config, env.spec)
-    parts = fused.Parts(config, env, memory, agent, max_ticks=16)
-    carry = jax.eval_shape(functools.partial(fused.init, parts), 0)
-    large = arrays(carry, rule)
-    for part in (fused.warm_up, fused.act_and_learn):
-        program = kernels.jit_learning(functools.partial(part, parts), 0)
-        assert copies(program.lower(carry, 0, 16).compile().as_text(), large) == []
+def test_the_largest_part_is_named_by_its_field(monkeypatch, overrides, named):
+    monkeypatch.setattr(memory, "available", lambda: memory.Limit(2_000_000, "a small machine"))
+    config = tiny(**overrides)
+    parts = parts_of(config, vector_spec())
+    total = sum(memory.needed(config, *parts).values())
+    with pytest.raises(ConfigError) as info:
+        memory.check_memory(config, *parts)
+    for words in [named, f"needs {total:,} bytes", "2,000,000 are available", "a small machine"]:
+        assert words in str(info.value)
 
-    # Not donated: copied once, and each of them seen.
-    action = jax.ShapeDtypeStruct((4,), np.int32)
-    program = jax.jit(memory.add).lower(carry.replay_state, carry.timestep, action, 0).compile()
-    for shape in large:
-        assert copies(program.as_text(), [shape])
-    if rule == "proportional":  # in the loop too
-        program = jax.jit(functools.partial(fused.act_and_learn, parts)).lower(carry, 0, 16)
-        assert copies(program.compile().as_text(), large)
+
+def test_what_fits_exactly_is_taken_and_seeds_are_counted(monkeypatch):
+    one = tiny("jdqn/Chain")
+    parts = parts_of(one, vector_spec())
+    total = sum(memory.needed(one, *parts).values())
+    monkeypatch.setattr(memory, "available", lambda: memory.Limit(total, "exact"))
+    memory.check_memory(one, *parts)
+    monkeypatch.setattr(memory, "available", lambda: memory.Limit(3 * total - 1, "less"))
+    with pytest.raises(ConfigError, match=f"{3 * total:,} bytes for 3 seeds"):
+        memory.check_memory(tiny("jdqn/Chain", train__num_seeds=3), *parts)
+
+
+def test_the_smallest_limit_counts(monkeypatch):
+    monkeypatch.setattr(kernels, "on_cpu", lambda: True)
+    machine = types.SimpleNamespace(available=3_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: machine)
+    groups = [memory.Limit(2_000, "group")]
+    process = [memory.Limit(1_000, "process")]
+    monkeypatch.setattr(memory, "of_groups", lambda *_: groups)
+    monkeypatch.setattr(memory, "of_process", lambda: process)
+    assert memory.available() == process[0]
+    process.clear()
+    assert memory.available() == groups[0]
+    groups.clear()
+    assert memory.available() == (3_000, "memory of the machine")
+
+
+def test_an_accelerator_is_asked_itself(monkeypatch):
+    stats = {"bytes_limit": 10_000, "bytes_in_use": 400}
+    device = types.SimpleNamespace(device_kind="some GPU", memory_stats=lambda: stats)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    monkeypatch.setattr(kernels, "on_cpu", lambda: False)
+    assert memory.available() == (9_600, "some GPU")
+
+
+def write_group(folder, maximum, usage, values):
+    """A control group with a limit, a use, and what of it is the cache of files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / maximum).write_text(f"{values[0]}\n")
+    (folder / usage).write_text(f"{values[1]}\n")
+    (folder / "memory.stat").write_text(f"anon 1\ninactive_file {values[2]}\nactive_file 10\n")
+
+
+VERSION_2 = ("memory.max", "memory.current")
+VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+
+
+@pytest.mark.parametrize(
+    ("membership", "root", "files"),
+    [
+        ("0::/user/run\n", "", VERSION_2),
+        ("3:cpuset:/\n0::/user/run\n", "unified", VERSION_2),
+        ("4:cpu,memory:/user/run\n3:cpuset:/\n0::/\n", "memory", VERSION_1),
+    ],
+    ids=["version 2", "both", "version 1"],
+)
+def test_control_groups_and_their_parents_are_read(tmp_path, membership, root, files):
+    own = tmp_path / "membership"
+    own.write_text(membership)
+    groups = tmp_path / "groups" / root
+    write_group(groups / "user/run", *files, (9_000, 5_000, 990))
+    write_group(groups / "user", *files, (6_000, 5_500, 90))
+    write_group(groups / "other", *files, (10, 10, 0))
+    found = sorted(memory.of_groups(tmp_path / "groups", own))
+    assert [limit.num_bytes for limit in found] == [600, 5_000]
+    assert "6,000" in found[0].name
+    write_group(groups / "user", *files, ("max", 5_500, 90))
+    found = list(memory.of_groups(tmp_path / "groups", own))
+    assert [limit.num_bytes for limit in found] == [5_000]
+
+
+def test_in_a_container_the_root_is_the_own_group(tmp_path):
+    own = tmp_path / "membership"
+    own.write_text("0::/host/path/of/it\n")
+    write_group(tmp_path, *VERSION_2, (800, 10, 0))
+    assert [limit.num_bytes for limit in memory.of_groups(tmp_path, own)] == [800]
+
+
+def test_version_1_counts_the_cache_of_all_groups_below(tmp_path):
+    own = tmp_path / "membership"
+    own.write_text("4:memory:/\n")
+    write_group(tmp_path / "memory", *VERSION_1, (800, 600, 0))
+    with (tmp_path / "memory/memory.stat").open("a") as file:
+        file.write("total_inactive_file 100\ntotal_active_file 200\n")
+    assert [limit.num_bytes for limit in memory.of_groups(tmp_path, own)] == [500]
+
+
+def test_without_control_groups_there_is_no_limit(tmp_path):
+    assert list(memory.of_groups(tmp_path, tmp_path / "none")) == []
+
+
+@pytest.mark.parametrize(("limit", "option"), [("RLIMIT_AS", "-v"), ("RLIMIT_DATA", "-d")])
+def test_limits_of_the_process_are_read(limit, option):
+    """The real ones, set for a moment far above what is used."""
+    used = psutil.Process().memory_info()
+    if limit == "RLIMIT_DATA" and not hasattr(used, "data"):
+        pytest.skip("Linux only")
+    number = getattr(resource, limit)
+    before = resource.getrlimit(number)
+    wanted = used.vms + 4 * 2**30
+    if before[0] != resource.RLIM_INFINITY:
+        pytest.skip("limited already")
+    try:
+        resource.setrlimit(number, (wanted, before[1]))
+        (found,) = memory.of_process()
+    finally:
+        resource.setrlimit(number, before)
+    assert f"ulimit {option} of {wanted:,} bytes" in found.name
+    now = used.vms if limit == "RLIMIT_AS" else used.data
+    assert math.isclose(found.num_bytes, wanted - now, abs_tol=2**28)

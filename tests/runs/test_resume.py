@@ -157,7 +157,7 @@ def test_a_longer_run_keeps_the_schedules_it_was_started_with(tmp_path, copied, 
     [
         ({"replay__batch_size": 4}, ["replay.batch_size = 4", "started with 8"]),
         ({"env__num_envs": 8}, ["env.num_envs = 8", "started with 4"]),
-        ({"agent__double": True}, ["agent.double = True", "started with False"]),
+        ({"agent__double": True}, ["agent.double = true", "started with false"]),
         ({"train__seed": 1}, ["train.seed = 1", "started with 0"]),
         ({"train__schedule_steps": 7, "train__steps": 480}, ["train.schedule_steps = 7"]),
         ({"train__steps": 120}, ["train.steps = 120", "has done 240 steps", "--steps"]),
