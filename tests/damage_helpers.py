@@ -51,17 +51,18 @@ class Readers:
         (empty,) = fused.start(static)
         self._empty = jax.tree.map(np.array, parts.arrays_of(empty))
         held_out = learning.held_out(replay)
-        self._held_out = jax.eval_shape(held_out, self._like.replay_state)
+        learned = jax.eval_shape(agent.learn, self._like.state, self._like.replay_state, 0)[2]
+        self._beside = (jax.eval_shape(held_out, self._like.replay_state), learned)
 
     def go_on(self, path):
         """Steps from where a run goes on, sentences about damage, and everything read."""
         resumed = resume.prepare(path, self.config)
         empty = jax.tree.map(_on_device, parts.tree_like(self._like, self._empty))
         try:
-            restored = checkpoint.restore(resumed.found, [empty], self._like, self._held_out)
+            restored = checkpoint.restore(resumed.found, [empty], self._like, *self._beside)
         except DamagedError as error:  # as in `loops.shared.restore`
             raise ConfigError(str(error)) from None
-        read = bits((restored.carries, restored.held_out, restored.environment, resumed.counters))
+        read = bits((*restored, resumed.counters))
         steps = resumed.counters.steps
         assert resumed.found.manifest["tick"] == steps // 4
         return steps, resumed.found.passed_over, read

@@ -87,9 +87,14 @@ class _Guarded:
             self._env.close()
 
     def save(self) -> dict[str, np.ndarray] | None:
-        """As the environments' own; None where they have none."""
+        """As the environments' own; None where they have none, or not named arrays of numbers."""
         save = getattr(self._env, "save", None)
-        return self._ask(save) if save else None
+        saved = self._ask(save) if save else None
+        if not isinstance(saved, Mapping):
+            return None
+        kinds = [getattr(array, "dtype", np.dtype(object)).kind for array in saved.values()]
+        fits = all(isinstance(name, str) for name in saved) and set(kinds) <= set("biuf")
+        return {name: np.asarray(array) for name, array in saved.items()} if fits else None
 
     def restore(self, saved: Mapping[str, np.ndarray], timestep: Timestep) -> bool:
         """As the environments' own; False where they have none."""
@@ -118,6 +123,8 @@ class _Guarded:
         self._check_finite("reward", timestep.reward)
         if self._frames_are_floats:
             self._check_finite("observation", timestep.frame)
+        if isinstance(timestep.reward, np.ndarray):
+            return timestep._replace(reward=timestep.reward.astype(np.float32, copy=False))
         return timestep
 
     def _check(self, field: str, value: Any, shape: tuple, dtypes: tuple) -> None:

@@ -1,6 +1,7 @@
 """Two loops over the same functions: `host` ticks in Python, `fused` inside one program."""
 
 import contextlib
+import functools
 import pathlib
 
 from jdqn import envs
@@ -42,6 +43,8 @@ def train(
             "environment written in JAX, such as minatar/Breakout; run "
             f"{config.env.name} once for each seed"
         )
+    if resumes and run_dir is None:
+        raise ConfigError("resumes: expected a run directory to go on with, run_dir is None")
     path = None if run_dir is None else pathlib.Path(run_dir)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stopping.signals())
@@ -52,11 +55,9 @@ def train(
             config = resumed.config
         else:
             directory.check_run_dir(path)
+        begin = fused.begin if in_jax else functools.partial(host.begin, make_env, stack)
         try:
-            if in_jax:
-                begun = fused.begin(config, resumed, stop)
-            else:
-                begun = host.begin(config, make_env, resumed, stop, stack)
+            begun = begin(config, resumed, stop)
         except stopping.Interrupted:
             raise shared.interrupted(stop, "nothing was begun") from None
         if path is None or not resumes:

@@ -8,7 +8,7 @@ a pool of threads, one a core: exact, without copies.
 
 import concurrent.futures
 import functools
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import chex
@@ -139,8 +139,11 @@ def begin(config: Config, resumed: Resumed | None, stop: stopping.Stop) -> Begun
     if resumed is None:
         return Begun(replay, agent, functools.partial(turns, parts, carries))
     like = jax.eval_shape(functools.partial(init, parts), np.int64(0))
-    restored = restore(resumed, replay, carries, like)
-    loop = functools.partial(turns, parts, restored.carries)
+    restored = restore(resumed, replay, agent, carries, like)
+    carries = restored.carries
+    if not resumed.found.manifest["rows"]:
+        carries = _in_new_episodes(parts, carries, resumed.found.manifest["tick"])
+    loop = functools.partial(turns, parts, carries, learned=restored.learned)
     return Begun(replay, agent, loop, restored.held_out)
 
 
@@ -153,6 +156,24 @@ def start(parts: Parts, stop: stopping.Stop | None = None) -> list[Carry]:
         return [stopping.Compiled(jax.jit(jax.vmap(first)), stop)(seeds)]
     begun = stopping.Compiled(first, stop)
     return [begun(seed) for seed in seeds]
+
+
+def _in_new_episodes(parts: Parts, carries: list[Carry], tick: int) -> list[Carry]:
+    """Environments start anew: without the replay a stack would reach beyond its first row."""
+
+    def begin(seed: chex.Numeric) -> tuple[JaxEnvState, Timestep]:
+        return parts.env.init(jax.random.fold_in(envs.env_key(seed), tick))
+
+    fields = parts.config.train
+    seeds = np.arange(fields.seed, fields.seed + fields.num_seeds)
+    if _stacked(parts.config):
+        begun = [jax.jit(jax.vmap(begin))(seeds)]
+    else:
+        begun = [jax.jit(begin)(seed) for seed in seeds]
+    return [
+        carry._replace(env_state=env_state, timestep=timestep)
+        for carry, (env_state, timestep) in zip(carries, begun, strict=True)
+    ]
 
 
 def _stacked(config: Config) -> bool:
@@ -197,12 +218,14 @@ def turns(
     carries: list[Carry],
     *,
     stop: stopping.Stop,
+    learned: Sequence[Any] = (),
     first_tick: int = 0,
     empty_steps: int = 0,
 ) -> Generator[Turn]:
     """One turn a call of the compiled loop, of all seeds, after one of none.
 
-    `empty_steps` as for `clock.learns_at`.
+    `empty_steps` as for `clock.learns_at`; `learned` are each seed's metrics of its last call of
+    `learn`.
 
     Raises:
       EnvError: a reward or an observation is not finite.
@@ -210,11 +233,11 @@ def turns(
     """
     config = parts.config
     programs = compile_all(parts, carries[0], stop)
-    learned: list[Any] = [{}] * config.train.num_seeds
+    learned = list(learned) or [{}] * config.train.num_seeds
     each = functools.partial(_each, config)
 
     def turn(tick: int, timesteps: list, held_out: list) -> Turn:
-        position = Position(tick + len(timesteps), carries, _nothing)
+        position = Position(tick + len(timesteps), carries, _nothing, learned)
         states = each([carry.state for carry in carries])
         return Turn(tick, timesteps, position, states, learned, held_out)
 
@@ -235,6 +258,7 @@ def turns(
                 learned = each([result[2] for result in results])
             seen = each(jax.device_get([result[1] for result in results]))
             _check_finite(config, tick, num_ticks, seen)
+            _check_finite(config, tick + num_ticks, 1, _following(carries))
             timesteps = [
                 [jax.tree.map(lambda x, i=i: x[i], one) for one in seen] for i in range(num_ticks)
             ]
@@ -251,6 +275,17 @@ def _each(config: Config, trees: list[Any]) -> list[Any]:
 def _refreshed(programs: Programs, carry: Carry, tick: int) -> Carry:
     """A carry whose rank-based priorities are sorted."""
     return carry._replace(replay_state=programs.refresh(carry.replay_state, tick))
+
+
+def _following(carries: list[Carry]) -> list[Timestep]:
+    """What is acted on next, in the form of what has been seen: it will be saved."""
+    timesteps = []
+    for carry in carries:
+        timestep: Any = carry.timestep
+        finite = _is_finite(timestep.frame)
+        some = timestep._replace(frame=None if finite is None else finite[None])
+        timesteps.append(jax.device_get(some._replace(reward=some.reward[None])))
+    return timesteps
 
 
 def _check_finite(config: Config, tick: int, num_ticks: int, seen: list[Timestep]) -> None:

@@ -31,11 +31,11 @@ class Programs(NamedTuple):
 
 
 def begin(
-    config: Config,
     make_env: MakeEnv,
+    stack: contextlib.ExitStack,
+    config: Config,
     resumed: Resumed | None,
     stop: stopping.Stop,
-    stack: contextlib.ExitStack,
 ) -> Begun:
     """Makes or brings back what a run needs; `stack` closes the environment.
 
@@ -60,20 +60,23 @@ def begin(
         return Begun(replay, agent, loop, said=said)
     empty = start(config, replay, agent, None, stop)
     like = jax.eval_shape(lambda carry: carry, empty._replace(timestep=_no_timestep(config, env)))
-    restored = restore(resumed, replay, [empty], like)
+    restored = restore(resumed, replay, agent, [empty], like)
     (carry,) = restored.carries
     carry = carry._replace(timestep=jax.device_get(carry.timestep))
     how = "the environments go on exactly where they were"
-    if not _is_back(env, restored.environment, carry.timestep):
+    manifest = resumed.found.manifest
+    # Without the replay the frames before are lost: a stack would reach beyond its first row.
+    if not manifest["rows"] or not _is_back(env, restored.environment, carry.timestep):
         env.close()
-        tick = resumed.found.manifest["tick"]
-        env = made(seed=_seed_at(config, tick))
+        tick = manifest["tick"]
+        env = made(seed=_seed_at(config, tick)) if tick else made()
         replay_state = carry.replay_state
         if tick:
             replay_state = jax.jit(replay.seal, donate_argnums=0)(replay_state, tick - 1)
         carry = carry._replace(replay_state=replay_state, timestep=_first_timestep(env))
         how = "the environments cannot be brought back: they start new episodes"
-    loop = functools.partial(turns, config, env, replay, agent, carry)
+    learned = restored.learned[0] if restored.learned else {}
+    loop = functools.partial(turns, config, env, replay, agent, carry, learned=learned)
     return Begun(replay, agent, loop, restored.held_out, [*said, how])
 
 
@@ -152,23 +155,26 @@ def turns(
     carry: Carry,
     *,
     stop: stopping.Stop,
+    learned: Any = (),
     first_tick: int = 0,
     empty_steps: int = 0,
 ) -> Generator[Turn]:
     """One turn a tick, after one of none; `empty_steps` as for `clock.learns_at`.
+
+    `learned` are the metrics of the last call of `learn`.
 
     Raises:
       Interrupted: a stop was asked for while the programs were compiled.
     """
     programs = compile_all(config, replay, agent, carry, stop)
     state, actor, replay_state, _, timestep = carry
-    learned: dict[str, jax.Array] = {}
+    learned = dict(learned)
     first_learning_tick = clock.first_learning_tick(config, empty_steps)
 
     def turn(tick: int, seen: list, held_out: list, failure: str = "") -> Turn:
         after = Carry(state, actor, replay_state, None, None if failure else timestep)
-        saved = _nothing if failure else env.save
-        position = Position(tick + len(seen), [after], saved)
+        saved = _nothing if failure else functools.partial(_saved, env)
+        position = Position(tick + len(seen), [after], saved, [learned])
         return Turn(tick, seen, position, [state], [learned], held_out, failure)
 
     yield turn(first_tick, [], [])
@@ -197,6 +203,14 @@ def turns(
         yield turn(tick, [[seen]], held_out, failure)
         if failure:
             return
+
+
+def _saved(env: envs.VectorEnv) -> Arrays | None:
+    """What brings an environment back; None: nothing does."""
+    try:
+        return env.save()
+    except envs.EnvError:
+        return None
 
 
 def _nothing() -> None:

@@ -1,6 +1,5 @@
 """What both loops share: what they carry, how a run is driven, and how it ends."""
 
-import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -61,15 +60,18 @@ class Begun(NamedTuple):
     said: Sequence[str] = ()  # what is to be known of how it goes on
 
 
-def restore(resumed: Resumed, replay: Replay, empty: list[Carry], like: Carry) -> Restored:
+def restore(
+    resumed: Resumed, replay: Replay, agent: learning.Agent, empty: list[Carry], like: Carry
+) -> Restored:
     """What a run goes on with; `empty` are carries before the first tick, `like` one seed's.
 
     Raises:
       ConfigError: the checkpoint does not fit the configuration.
     """
     held_out = jax.eval_shape(learning.held_out(replay), like.replay_state)
+    learned = jax.eval_shape(agent.learn, like.state, like.replay_state, 0)[2]
     try:
-        return checkpoint.restore(resumed.found, empty, like, held_out)
+        return checkpoint.restore(resumed.found, empty, like, held_out, learned)
     except DamagedError as error:
         raise ConfigError(f"the checkpoint does not fit the run: {error}") from None
 
@@ -98,5 +100,5 @@ def drive(run: Run, turns: Iterator[Turn], stop: stopping.Stop) -> Result:
 
 def interrupted(stop: stopping.Stop, kept: str) -> RunError:
     """What a run says that was stopped while it compiled; `kept` is what it leaves."""
-    name = signal.Signals(stop.reason).name
+    name = stopping.name_of(stop.reason)
     return RunError(f"stopped by {name} while compiling; {kept}", 128 + stop.reason)

@@ -34,6 +34,7 @@ class Position(NamedTuple):
     tick: int  # the next one
     carries: Sequence[Any]  # `loops.shared.Carry`, one for each seed, or one of all, stacked
     environment: Callable[[], Arrays | None]  # what brings one on the host back; None: nothing
+    learned: Sequence[Any] = ()  # of each seed, metrics of its last call of `learn`, if any
 
 
 class Found(NamedTuple):
@@ -48,6 +49,7 @@ class Restored(NamedTuple):
     """What a checkpoint gives back to a loop."""
 
     carries: list[Any]
+    learned: list[dict[str, Any]]  # of each seed; empty before learning starts
     held_out: list[chex.Array]  # of each seed; empty before learning starts
     environment: Arrays | None
 
@@ -108,6 +110,7 @@ class Checkpoints:
         """
         num_seeds = self._config.train.num_seeds
         trees: dict[str, Any] = {"counters": counters, "held_out": list(held_out)}
+        trees["learned"] = list(position.learned)
         environment = position.environment() or {}
         if sum(array.nbytes for array in environment.values()) <= MAX_ENVIRONMENT_BYTES:
             trees["environment"] = environment
@@ -123,6 +126,7 @@ class Checkpoints:
             else:
                 trees = {k: v for k, v in trees.items() if not k.endswith("/replay_state")}
             self._write(str(steps), steps, position.tick, trees, rows, files=dict(files))
+            self._verify(str(steps))
         except OSError:
             self._store.sweep()  # what was written of it takes room
             raise
@@ -131,6 +135,13 @@ class Checkpoints:
         # A later one is damaged, and its log was cut: the run went on from an earlier one.
         earlier = [name for name in self._store.names() if int(name) <= steps]
         self._store.thin(earlier[-self._config.train.checkpoint_keep :])
+
+    def _verify(self, name: str) -> None:
+        """Reads what was written, before an earlier one is deleted. Raises OSError."""
+        try:
+            _verified(self._store, name, self._run_id, agents_only=False)
+        except DamagedError as error:
+            raise OSError(str(error)) from None
 
     def save_best(self, steps: int, tick: int, states: Sequence[Any], mean: float) -> None:
         """Writes the best checkpoint, agents only. Raises OSError."""
@@ -304,7 +315,7 @@ def load_counters(found: Found, like: Counters) -> Counters:
     return _part(found, "counters", like)
 
 
-def restore(found: Found, empty: list[Any], like: Any, held_out: Any) -> Restored:
+def restore(found: Found, empty: list[Any], like: Any, held_out: Any, learned: Any) -> Restored:
     """Everything that a loop goes on with.
 
     Args:
@@ -312,6 +323,7 @@ def restore(found: Found, empty: list[Any], like: Any, held_out: Any) -> Restore
       empty: carries before the first tick, one for each seed, or one of all, stacked; donated.
       like: the abstract carry of one seed.
       held_out: abstract observations of one seed's diagnostics.
+      learned: abstract metrics of one seed's call of `learn`.
 
     Raises:
       DamagedError: it does not fit.
@@ -344,9 +356,9 @@ def restore(found: Found, empty: list[Any], like: Any, held_out: Any) -> Restore
     environment = None
     if "environment" in there:
         environment = parts.read_any(found.store, there["environment"], MAX_ENVIRONMENT_BYTES)
-    seen = [held_out] * num_seeds if "held_out" in there else []
-    observations = [jnp.array(array) for array in _part(found, "held_out", seen)]
-    return Restored(carries, observations, environment)
+    seen = _part(found, "held_out", [held_out] * num_seeds if "held_out" in there else [])
+    metrics = _part(found, "learned", [learned] * num_seeds if "learned" in there else [])
+    return Restored(carries, metrics, [jnp.array(array) for array in seen], environment)
 
 
 def _fill(empty: list[Any], seeds: list[dict[str, Any]]) -> list[Any]:

@@ -63,6 +63,7 @@ def make_run_dir(run_dir: str | pathlib.Path | None, config: Config) -> pathlib.
             path.mkdir(parents=True, exist_ok=True)
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
+        sync_folder(path.parent)
         for number in itertools.count(2):
             with contextlib.suppress(FileExistsError):
                 path.mkdir()
@@ -102,12 +103,14 @@ class RunDirectory:
         try:
             record = _record(path, command, resumed_steps)
             write_whole(path / "config.toml", to_toml(config, **record).encode("utf-8"))
-            sync_folder(path)
             self._logs = {name: _open(path / name, name, lengths or {}) for name in HEADERS}
+            sync_folder(path)
         except OSError as error:
             raise ConfigError(f"cannot write run directory {path}: {error.strerror}") from None
         self.run_id: str = record["versions"]["run"]
-        self._board = Board(path, purge_steps=resumed_steps)
+        # What was logged at that step stays.
+        purge_steps = None if resumed_steps is None else resumed_steps + 1
+        self._board = Board(path, purge_steps)
 
     def _suffix(self, seed: float | int | None) -> str:
         """What tells the curves of several seeds apart."""
@@ -122,10 +125,15 @@ class RunDirectory:
         for row in rows:
             finite = {k: v if v is None or math.isfinite(v) else None for k, v in row.items()}
             self._logs["metrics.jsonl"].append(json.dumps({"steps": steps, **finite}) + "\n")
-        self.flush()
-        for row in rows:
-            suffix = self._suffix(row.get("seed"))
-            drawn = {k + suffix: v for k, v in row.items() if v is not None and k != "seed"}
+        drawn = {
+            k + self._suffix(row.get("seed")): v
+            for row in rows
+            for k, v in row.items()
+            if v is not None and k != "seed"
+        }
+        try:
+            self.flush()
+        finally:
             self._board.add(drawn, steps)
 
     def episodes(self, steps: int, seed: int, episodes: Iterable[Episode]) -> None:
@@ -136,8 +144,11 @@ class RunDirectory:
     def evaluation(self, steps: int, seed: int, policy: str, result: Evaluation) -> None:
         """One row of evaluations.csv. Raises OSError as `log`."""
         self._logs["evaluations.csv"].append(_csv([[steps, seed, policy, *result]]))
-        self.flush()
-        self._board.add({f"evaluation/{policy}{self._suffix(seed)}": result.return_mean}, steps)
+        name = f"evaluation/{policy}{self._suffix(seed)}"
+        try:
+            self.flush()
+        finally:
+            self._board.add({name: result.return_mean}, steps)
 
     def flush(self) -> None:
         """Writes what is pending. Raises OSError."""
@@ -178,7 +189,8 @@ def read_record(path: pathlib.Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     found = {"versions": layer.get("versions"), "resumed": layer.get("resumed", [])}
-    return found if isinstance(found["versions"], dict) else {}
+    is_ours = isinstance(found["versions"], dict) and "run" in found["versions"]
+    return found if is_ours and isinstance(found["resumed"], list) else {}
 
 
 def run_id_of(path: pathlib.Path) -> str | None:

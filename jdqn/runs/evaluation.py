@@ -213,13 +213,13 @@ def load_run(
         try:
             states = checkpoint.load_states(found, like, config.train.num_seeds)
         except DamagedError as error:
-            problem = str(error)
+            damage = str(error)
             continue
         changed = resume.differences(found.manifest, recorded)
-        for name in changed.keys() - resume.CHANGEABLE:
+        for name in sorted(changed.keys() - resume.CHANGEABLE):
             before, now = changed[name]
             raise ConfigError(
                 f"{path}: {name} = {shown(now)}, the checkpoint was written with {shown(before)}"
             )
         return config, agent, found, states
-    raise ConfigError(f"{run_dir} does not fit its config.toml: {problem}")
+    raise ConfigError(f"{run_dir} does not fit its config.toml: {damage}")

@@ -12,7 +12,7 @@ from jdqn.runs.store import DamagedError, Store
 
 Arrays = dict[str, np.ndarray]
 # What a manifest may ask NumPy for.
-DTYPES = {np.dtype(kind).str for kind in "?bBhHiIlLefd"}
+DTYPES = {"|b1", *(f"<{kind}{size}" for kind in "iuf" for size in (2, 4, 8)), "|i1", "|u1"}
 MAX_AXES = 16
 # Dtype and shape of named arrays, as JSON gives them back.
 Forms = dict[str, list]

@@ -52,7 +52,7 @@ def prepare(run_dir: pathlib.Path, config: Config) -> Resumed:
     if not config.train.schedule_steps and config.train.steps != schedule_steps:
         config = with_overrides(config, train__schedule_steps=schedule_steps)
     changed = differences(found.manifest, config)
-    for name in changed.keys() - CHANGEABLE:
+    for name in sorted(changed.keys() - CHANGEABLE):
         before, now = changed[name]
         raise ConfigError(
             f"{name} = {shown(now)}: the run was started with {shown(before)}, and only "
@@ -62,10 +62,10 @@ def prepare(run_dir: pathlib.Path, config: Config) -> Resumed:
         counted = checkpoint.load_counters(found, counters.start(config))
     except DamagedError as error:
         raise ConfigError(f"{run_dir} does not fit its config.toml: {error}") from None
-    _check_what_is_left(run_dir, config, counted)
     if "train.stop_return" in changed:
         nothing = (counters.NOT_REACHED,) * config.train.num_seeds
         counted = counted._replace(reached_steps=nothing)
+    _check_what_is_left(run_dir, config, counted)
     if not found.manifest["rows"]:
         counted = counted._replace(empty_replay_steps=counted.steps)
     return Resumed(config, found, counted, _said(config, found))
@@ -92,11 +92,17 @@ def _schedule_steps(recorded: Mapping[str, Any]) -> int:
 def _check_what_is_left(run_dir: pathlib.Path, config: Config, counted: Counters) -> None:
     """Raises ConfigError where nothing is left to do."""
     evaluated = not config.train.eval_episodes or counted.evaluated_steps == counted.steps
+    is_finished = evaluated and counted.logged_steps == counted.steps
     left = clock.num_ticks(config) * config.env.num_envs - counted.steps
-    if left < 0 or (left == 0 and evaluated):
+    if left < 0 or (left == 0 and is_finished):
         raise ConfigError(
             f"train.steps = {config.train.steps}: {run_dir} has done {counted.steps:,} steps "
             "already; name more with --steps"
+        )
+    if is_finished and counters.NOT_REACHED not in counted.reached_steps:
+        raise ConfigError(
+            f"train.stop_return = {config.train.stop_return:g}: {run_dir} has reached it; name "
+            "another goal, or none, with --train.stop_return"
         )
 
 

@@ -2,7 +2,6 @@
 
 import pathlib
 import shlex
-import signal
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -76,13 +75,14 @@ class Run:
         self._saved_steps = self.counters.steps if counted else None
         self._started = time.monotonic() - self.counters.seconds
         self._logged_at = time.monotonic()
-        self._opened_at = self._logged_at
+        self._first_tick_at: float | None = None
         self._progress = progress.Progress(title, self.counters.steps, fields.steps, stop)
 
     # --- What the loop tells ---------------------------------------------------------------------
 
     def count(self, tick: int, timesteps: Sequence[Timestep]) -> None:
         """Counts one tick, a timestep for each seed, and writes down the episodes that ended."""
+        self._first_tick_at = self._first_tick_at or time.monotonic()
         self.counters, ended = counters.count(self._config, self.counters, tick, timesteps)
         for seed, finished in zip(self._seeds, ended, strict=True):
             self._directory.episodes(self.counters.steps, seed, finished)
@@ -111,7 +111,9 @@ class Run:
         self.counters = self.counters._replace(reported_steps=self.counters.steps)
         if saves and not self._stop:
             self._checkpoint(states, position)
-        return logs and counters.NOT_REACHED not in self.counters.reached_steps
+        # Or it was stopped just there, and now goes on.
+        ends_here = logs or self.counters.logged_steps == self.counters.steps
+        return ends_here and counters.NOT_REACHED not in self.counters.reached_steps
 
     def finish(self, states: States, learned: Learned, position: Position) -> Result:
         """The last log event, evaluation and checkpoint; after a stop the checkpoint alone.
@@ -129,9 +131,11 @@ class Run:
             self._run_evaluation(states, position)
             saved = self._checkpoint(states, position)
         if self._stop:
-            name = signal.Signals(self._stop.reason).name
-            how = self.how_to_go_on() if saved else "its last steps could not be saved"
+            name = stopping.name_of(self._stop.reason)
+            how = self.how_to_go_on() if saved else self.what_is_kept()
             self._progress.say(f"stopped by {name} at {steps:,} steps; {how}")
+        elif not saved:
+            raise RunError(f"the end of the run could not be saved; {self.what_is_kept()}")
         self._say_what_was_reached()
         counted = self.counters
         returns = [episodes.mean_return(of_seed) for of_seed in counted.episodes]
@@ -181,8 +185,9 @@ class Run:
     def _is_first_due(self) -> bool:
         """Whether it is time for a first checkpoint."""
         periodic = self._config.train.checkpoint_period_steps > 0
-        late = time.monotonic() - self._opened_at > FIRST_CHECKPOINT_SECONDS
-        return periodic and late and self._saved_steps is None and self.counters.steps > 0
+        if not periodic or self._saved_steps is not None or self._first_tick_at is None:
+            return False
+        return time.monotonic() - self._first_tick_at > FIRST_CHECKPOINT_SECONDS
 
     def _log(self, states: States, learned: Learned) -> None:
         now = time.monotonic()
@@ -221,7 +226,7 @@ class Run:
         }
 
     def _check_finite(self, states: States) -> None:
-        """Raises RunError where a loss or a gradient has not been finite."""
+        """Raises RunError where a loss or the norm of a gradient has not been finite."""
         first = np.stack(jax.device_get([state.non_finite for state in states]))  # [seeds, 2]
         if first.min() == learning.NEVER:
             return
@@ -234,6 +239,14 @@ class Run:
             f"{self.counters.updates - since:,}, found at {self.counters.steps:,} steps; "
             f"{self.what_is_kept()}"
         )
+
+    def _check_parameters(self, states: States) -> None:
+        """Raises RunError where a parameter is not finite, after a loss that was."""
+        leaves = jax.tree.leaves([state.params for state in states])
+        if not all(np.isfinite(leaf).all() for leaf in leaves):
+            raise RunError(
+                f"parameters are not finite at {self.counters.steps:,} steps; {self.what_is_kept()}"
+            )
 
     def _run_evaluation(self, states: States, position: Position) -> None:
         began = time.monotonic()
@@ -270,6 +283,7 @@ class Run:
         if not mean > self.counters.best_return:
             return
         self._check_finite(states)
+        self._check_parameters(states)
         save = self._checkpoints.save_best
         if self._or_say(
             "the best checkpoint", save, self.counters.steps, position.tick, states, mean
@@ -279,6 +293,7 @@ class Run:
     def _checkpoint(self, states: States, position: Position) -> bool:
         """Saves everything; whether that worked."""
         self._check_finite(states)
+        self._check_parameters(states)
         self.counters = self.counters._replace(seconds=time.monotonic() - self._started)
         steps = self.counters.steps
 
@@ -292,18 +307,13 @@ class Run:
         return saved
 
     def _or_say(self, what: str, write: Callable[..., None], *arguments: Any) -> bool:
-        """Writes something; where the disk does not let it, says so, and the run goes on."""
+        """Writes something; where the disk does not let it, says so. Returns whether it worked."""
         try:
             write(*arguments)
         except OSError as error:
-            last = (
-                ""
-                if self._saved_steps is None
-                else (f"; the checkpoint of step {self._saved_steps:,} is as it was")
-            )
-            self._progress.say(
-                f"warning: cannot write {what}: {error.strerror or error}{last}; the run goes on"
-            )
+            kept = f"; the checkpoint of step {self._saved_steps or 0:,} is as it was"
+            kept = "" if self._saved_steps is None else kept
+            self._progress.say(f"warning: cannot write {what}: {error.strerror or error}{kept}")
             return False
         return True
 

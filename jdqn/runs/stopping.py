@@ -1,8 +1,11 @@
 """How a run is asked to stop: signals, also while XLA compiles, and a reader that went away.
 
 A first signal is noted, and the run ends between two ticks. A second one ends the process at once:
-whatever is being written is complete or absent then. Python runs handlers in the main thread only,
-between two of its instructions: what takes long there without any is done by `in_thread`.
+whatever is being written is complete or absent then. A terminal that closes and wrappers that
+forward signals send theirs twice: the same one again, at once, is still the first.
+
+Python runs handlers in the main thread only, between two of its instructions: what takes long
+there without any is done by `in_thread`.
 """
 
 import contextlib
@@ -10,10 +13,12 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TextIO
 
 from jdqn.config import ConfigError, RunError
+from jdqn.config.wording import one_line
 
 SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -21,6 +26,9 @@ SIGNALS = [
 # Of the process that reads what is printed; number 13 wherever there is such a signal.
 BROKEN_PIPE = 13
 POLL_SECONDS = 0.1
+SAME_SECONDS = 1.0
+# Sent once more, some time later, by the shell of a terminal that closes.
+REPEATED = {number for number in SIGNALS if number == getattr(signal, "SIGHUP", None)}
 THREAD = "jdqn compiles"
 
 
@@ -52,16 +60,22 @@ class Stop:
 def signals() -> Iterator[Stop]:
     """Yields a Stop that hears signals until the context ends."""
     stop = Stop()
+    heard: list[tuple[int, float]] = []  # signals and when; a broken pipe is none
 
     def note(number: int, _: Any) -> None:
-        if stop:
+        now = time.monotonic()
+        is_second = bool(heard) and number not in REPEATED
+        if is_second and (number != heard[0][0] or now - heard[0][1] > SAME_SECONDS):
             _end_at_once(number)
+        heard.append((number, now))
         stop.reasons.append(number)
 
-    try:
-        before = {number: signal.signal(number, note) for number in SIGNALS}
-    except ValueError:  # not in the main thread, for instance in a notebook's executor
-        before = {}
+    before = {}
+    with contextlib.suppress(ValueError):  # not in the main thread: a notebook's executor
+        for number in SIGNALS:
+            # What `nohup` and shells have set to be ignored stays so.
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.signal(number, note)
     try:
         yield stop
     finally:
@@ -70,7 +84,7 @@ def signals() -> Iterator[Stop]:
 
 
 def _end_at_once(number: int) -> None:
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         os.write(1, b"\x1b[?25h\n")  # the progress bar hides the cursor
     os._exit(128 + number)
 
@@ -134,21 +148,49 @@ def command(refuse: Callable[[Exception], NoReturn], run: Callable[[], int | Non
       refuse: says what a mistake is, and exits.
       run: the command; returns its exit status.
     """
+    status: int | None = 1
     try:
         status = run()
+        sys.stdout.flush()
     except BrokenPipeError:
         silence(sys.stdout)
         status = 128 + BROKEN_PIPE
     except (ConfigError, OSError) as error:
+        silence_if_full(sys.stdout)
         refuse(error)
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        say(str(error))
         status = error.status
     except KeyboardInterrupt:
-        print("stopped by SIGINT", file=sys.stderr)  # noqa: T201
+        say("stopped by SIGINT")
         status = 128 + signal.SIGINT
+    except MemoryError:
+        say("out of memory")
+    except RuntimeError as error:  # JAX's have no class of their own
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        say(f"out of memory: {error}")
     if status:
         leave(status)
+
+
+def say(sentence: str) -> None:
+    """Prints a sentence on one line of stderr, where there is one to print on."""
+    with contextlib.suppress(OSError):
+        print(f"error: {one_line(sentence)}", file=sys.stderr)  # noqa: T201
+
+
+def silence_if_full(stream: TextIO) -> None:
+    """Writes nothing any more where nothing can be written."""
+    try:
+        stream.flush()
+    except OSError:
+        silence(stream)
+
+
+def name_of(number: int) -> str:
+    """What a signal is called."""
+    return "SIGPIPE" if number == BROKEN_PIPE else signal.Signals(number).name
 
 
 def silence(stream: TextIO) -> None:

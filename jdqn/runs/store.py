@@ -85,6 +85,7 @@ class Store:
         digest = hashlib.sha256(text).hexdigest().encode()
         write_whole(self.path_of(name), text + b"\n" + digest + b"\n")
         sync_folder(self.folder)
+        sync_folder(self.folder.parent)
 
     def thin(self, keep: Collection[str]) -> None:
         """Deletes all manifests but those named and the best, then what no manifest names."""

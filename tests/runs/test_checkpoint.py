@@ -105,7 +105,7 @@ class Writer:
         like = jax.eval_shape(lambda: carry_at(0, 0))
         held_out = jax.ShapeDtypeStruct((2, 3), np.float32)
         empty = [stacked(empty)] if stack else empty
-        return checkpoint.restore(found, empty, like, held_out)
+        return checkpoint.restore(found, empty, like, held_out, {})
 
 
 @pytest.fixture

@@ -4,14 +4,17 @@ import shutil
 import signal
 import tomllib
 
+import jax
+import numpy as np
 import pytest
 from helpers import tiny
 from runs_helpers import EPISODES, assert_same, metrics, newest, table
-from scripted import maker
+from scripted import ScriptedEnv, maker
 
-from jdqn import loops
+from jdqn import envs, loops
 from jdqn.config import ConfigError, load_config, with_overrides
-from jdqn.runs import files
+from jdqn.replay import make_replay
+from jdqn.runs import checkpoint, files, slices
 from jdqn.runs.run import Run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -115,6 +118,58 @@ def test_the_host_loop_goes_on_to_the_bit_with_an_environment_in_jax(tmp_path, s
     pytest.importorskip("gymnax")  # an extra
     config = tiny("gymnax/CartPole-v1", **LENGTH)
     assert_same(*straight_and_resumed(tmp_path, stop_at, config, [77], on_host=True))
+
+
+def test_a_log_event_between_two_calls_of_learn_says_what_it_would_have(tmp_path, stop_at):
+    """An update every fourth tick, a log event every sixth."""
+    odd = {"train__update_period_steps": 16, "train__log_period_steps": 24}
+    config = tiny(**LENGTH | odd | {"train__steps": 240})
+    assert_same(*straight_and_resumed(tmp_path, stop_at, config, [40], make_env=maker(EPISODES)))
+
+
+def test_a_run_stopped_in_its_last_tick_logs_its_last_line(tmp_path, stop_at):
+    config = tiny(**LENGTH | {"train__steps": 220, "train__eval_episodes": 0})
+    assert_same(*straight_and_resumed(tmp_path, stop_at, config, [54], make_env=maker(EPISODES)))
+
+
+def test_a_goal_that_was_reached_where_it_was_stopped_ends_the_run(tmp_path, stop_at):
+    config = tiny(**LENGTH | {"train__stop_return": -1000.0, "train__steps": 4800})
+    keywords = {"make_env": maker(EPISODES)}
+    end = loops.train(config, run_dir=tmp_path / "once", **keywords).steps
+    straight, resumed = straight_and_resumed(tmp_path, stop_at, config, [end // 4 - 1], **keywords)
+    assert_same(straight, resumed)
+    with pytest.raises(ConfigError, match=r"train.stop_return = -1000: .* has reached it"):
+        loops.train(config, run_dir=resumed, resumes=True, **keywords)
+
+
+class Odd(ScriptedEnv):
+    """Rewards of another type; `save` gives what cannot be saved."""
+
+    def recv(self):
+        timestep = super().recv()
+        return timestep._replace(reward=timestep.reward.astype(np.float64))
+
+    def save(self):
+        if self.raises:
+            raise ValueError("no")
+        return {"generator": 3}
+
+    raises = False
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_an_environment_that_cannot_be_saved_costs_nothing_but_its_episodes(
+    tmp_path, stop_at, monkeypatch, capsys, raises
+):
+    monkeypatch.setattr(Odd, "raises", raises)
+    config = tiny(**LENGTH | {"train__steps": 240})
+    straight_and_resumed(tmp_path, stop_at, config, [40], make_env=maker(EPISODES, Odd))
+    assert "they start new episodes" in capsys.readouterr().out
+
+
+def test_going_on_needs_a_run():
+    with pytest.raises(ConfigError, match="run_dir is None"):
+        loops.train(tiny(**LENGTH), make_env=maker(EPISODES), resumes=True)
 
 
 # --- What may change, and what not ---------------------------------------------------------------
@@ -241,6 +296,24 @@ def test_from_a_damaged_checkpoint_it_goes_on_from_the_one_before(stopped, copie
         "240.manifest",
         "best.manifest",
     ]
+
+
+def test_without_the_replay_new_episodes_start_in_the_fused_loop_too(tmp_path):
+    """No stack reaches beyond the first row of the new replay."""
+    config = tiny("jdqn/Chain", env__frame_stack=3, train__steps=200, train__eval_episodes=0)
+    config = with_overrides(config, train__checkpoint_replay=False)
+    loops.train(config, run_dir=tmp_path)
+    again = with_overrides(config, train__steps=240, train__checkpoint_replay=True)
+    loops.train(again, run_dir=tmp_path, resumes=True)
+    found = checkpoint.find(tmp_path, run_id=None, agents_only=False)
+    entry = found.manifest["parts"]["0/replay_state"]
+    assert entry  # with priorities: it holds a replay again
+    replay = make_replay(again, envs.make_native_env(again, num_envs=4).spec)
+    empty = jax.jit(replay.init)(jax.random.key(0)).rows
+    (rows,) = slices.restore(found.store, [empty], 1, 60, found.manifest["rows"])
+    first = 50 % len(rows.age)
+    assert not rows.age[first].any()
+    assert rows.age[first + 1].all()
 
 
 def test_without_the_replay_learning_waits_until_there_is_a_new_one(tmp_path, capsys):

@@ -3,6 +3,8 @@
 import concurrent.futures
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -10,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jdqn.config import RunError
 from jdqn.runs import stopping
 
 
@@ -30,9 +33,13 @@ def test_the_first_signal_is_noted_and_the_second_ends_the_process_at_once(monke
             assert (bool(stop), stop.reason) == (True, number)
             with pytest.raises(stopping.Interrupted):
                 stop.check()
+            signal.raise_signal(number)  # the same once more, at once
             assert ended == []
+            monkeypatch.setattr(stopping, "SAME_SECONDS", -1.0)  # some time later
             signal.raise_signal(number)
-            assert ended == [128 + number]
+            assert ended == [128 + number] * (number != signal.SIGHUP)
+            signal.raise_signal(signal.SIGINT if number == signal.SIGTERM else signal.SIGTERM)
+            assert len(ended) == 1 + (number != signal.SIGHUP)
         assert signal.getsignal(number) is not_caught  # put back
     finally:
         signal.signal(number, before)
@@ -106,3 +113,73 @@ def test_leaving_does_not_wait_for_a_compilation(monkeypatch, compiles):
         assert info.value.args == (130,)
     finally:
         release.set()
+
+
+def test_what_was_set_to_be_ignored_stays_so():
+    """As by `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping.signals() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "status"),
+    [
+        (RunError("a loss\nwas lost", 1), "error: a loss\\nwas lost", 1),
+        (RunError("stopped", 130), "error: stopped", 130),
+        (KeyboardInterrupt(), "error: stopped by SIGINT", 130),
+        (BrokenPipeError(), "", 141),
+        (MemoryError(), "error: out of memory", 1),
+        (RuntimeError("RESOURCE_EXHAUSTED: 7 GB"), "error: out of memory", 1),
+    ],
+)
+def test_a_command_ends_in_one_line(monkeypatch, capsys, error, said, status):
+    monkeypatch.setattr(threading, "enumerate", list)  # no thread of a test before
+
+    def run():
+        raise error
+
+    with pytest.raises(SystemExit) as info:
+        stopping.command(pytest.fail, run)
+    assert info.value.code == status
+    printed = capsys.readouterr().err
+    assert printed.startswith(said)
+    assert printed.count("\n") == bool(said)
+
+
+def test_what_is_no_end_of_a_command_is_raised():
+    def run():
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        stopping.command(pytest.fail, run)
+
+
+@pytest.mark.parametrize(("target", "status"), [("/dev/full", 2), ("closed", 141)])
+def test_an_output_that_cannot_be_flushed_is_no_traceback(target, status):
+    """Python itself would try once more when it ends, and say so."""
+    code = (
+        "import sys; from jdqn.runs import stopping; from jdqn.config import Parser\n"
+        "stopping.command(Parser().refuse, lambda: print('x'))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=full if target == "/dev/full" else subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        if target == "closed":
+            process.stdout.close()
+            process.stdout = None
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert err.count("\n") == (target == "/dev/full")
+    assert "Exception" not in err

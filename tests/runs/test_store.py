@@ -128,13 +128,14 @@ def test_blobs_are_durable_before_a_manifest_names_them_and_it_before_others_go(
     blob = store.write_blob([DATA])
     store.write_manifest("1", manifest_of(blob))
     store.thin(["1"])
-    assert done[:4] == [
+    assert done[:5] == [
         ("write_whole", blob),
         ("sync_folder", "blobs"),
         ("write_whole", "1.manifest"),
         ("sync_folder", "checkpoints"),
+        ("sync_folder", store.folder.parent.name),
     ]
-    assert [name for name, _ in done[4:]] == ["_delete"]  # the blob of the fixture
+    assert [name for name, _ in done[5:]] == ["_delete"]  # the blob of the fixture
 
 
 def test_names_are_agent_steps_newest_last(store):
