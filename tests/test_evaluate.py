@@ -7,6 +7,7 @@ import pytest
 from helpers import QUICK, tiny
 
 from jdqn import envs, evaluate
+from jdqn.config import ConfigError
 from jdqn.loops import shared
 from jdqn.runs import checkpoint, directory, evaluation
 
@@ -99,3 +100,26 @@ def test_a_checkpoint_that_is_damaged_is_named_and_an_earlier_one_plays(run_dir,
     assert "after 80 steps" in printed.out
     assert "90.manifest has changed since it was written; an earlier checkpoint" in printed.err
     assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("which", "steps"), [("40", 40), ("3_7", 40), ("36", None), ("41", None)])
+def test_a_step_names_the_checkpoint_written_at_the_tick_that_reached_it(tmp_path, which, steps):
+    """Four environments: what is due at 37 steps is written at 40."""
+    manifest = {
+        "name": "40",
+        "run": "r",
+        "steps": 40,
+        "tick": 10,
+        "config": checkpoint.config_record(tiny()),
+        "parts": {},
+        "rows": [],
+    }
+    checkpoint.store_of(tmp_path).folder.mkdir(parents=True)
+    (tmp_path / "checkpoints" / "blobs").mkdir()
+    checkpoint.store_of(tmp_path).write_manifest("40", manifest)
+    if steps is None:
+        with pytest.raises(ConfigError, match="there are: 40"):
+            checkpoint.find(tmp_path, which, run_id="r", agents_only=True)
+    else:
+        found = checkpoint.find(tmp_path, which, run_id="r", agents_only=True)
+        assert found.manifest["steps"] == steps

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import tomllib
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from jdqn.config.layers import load_config, names, read_named
 from jdqn.config.schema import Config, ConfigError, Section, suggest
@@ -98,10 +98,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group(f"[{section}]")
         for field, field_info in model.model_fields.items():
             default = base[section][field]
-            help_text = f"{field_info.description} (dqn: {default})".replace("%", "%%")
+            accepted = get_args(field_info.annotation) if _is_choice(field_info.annotation) else ()
+            one_of = "".join(f"{name}, " for name in accepted).removesuffix(", ")
+            of_dqn = f"{one_of}; dqn: {default}" if one_of else f"dqn: {default}"
+            help_text = f"{field_info.description} ({of_dqn})".replace("%", "%%")
             group.add_argument(
                 f"--{section}.{field}", metavar="VALUE", dest=f"{section}.{field}", help=help_text
             )
+
+
+def _is_choice(annotation: Any) -> bool:
+    return get_origin(annotation) is Literal
 
 
 def from_options(arguments: argparse.Namespace) -> Config:

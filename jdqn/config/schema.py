@@ -163,7 +163,9 @@ class Agent(Section):
     name: str = _doc("the file under configs/agents")
     discount: Probability = _doc("γ")
     double: bool = _doc("the online network selects the action that the target evaluates")
-    loss: Literal["huber", "squared"] = _doc("of the TD error; huber has δ = 1")
+    loss: Literal["huber", "squared"] = _doc(
+        "of the TD error, huber with δ = 1; C51 has a loss of its own"
+    )
     reward_clip: NonNegative = _doc("rewards are clipped to ± this when drawn; 0: off")
     target_period_steps: PositiveSteps = _doc(
         "agent steps between copies of the online parameters to the target"

@@ -100,6 +100,7 @@ def _run(
         checkpoints,
         stop,
         title(config, begun.replay, path, steps or 0),
+        from_python=not command,
         counted=resumed.counters if resumed else None,
         held_out=begun.held_out,
     )

@@ -141,10 +141,12 @@ def begin(config: Config, resumed: Resumed | None, stop: stopping.Stop) -> Begun
     like = jax.eval_shape(functools.partial(init, parts), np.int64(0))
     restored = restore(resumed, replay, agent, carries, like)
     carries = restored.carries
+    said = ["the environments go on exactly where they were"]
     if not resumed.found.manifest["rows"]:
         carries = _in_new_episodes(parts, carries, resumed.found.manifest["tick"])
+        said = ["the environments start new episodes"]
     loop = functools.partial(turns, parts, carries, learned=restored.learned)
-    return Begun(replay, agent, loop, restored.held_out)
+    return Begun(replay, agent, loop, restored.held_out, said)
 
 
 def start(parts: Parts, stop: stopping.Stop | None = None) -> list[Carry]:

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import pathlib
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -224,13 +225,14 @@ def find(
     if damages:
         raise ConfigError(f"{run_dir} has no checkpoint that can be used: {damages[0]}")
     if not store.folder.is_dir():
-        raise ConfigError(f"{run_dir} has no checkpoint: expected a run directory of jdqn.train")
+        yet = f" yet{again}" if (again := _again(run_dir)) else ": expected a run directory"
+        raise ConfigError(f"{run_dir} has no checkpoint{yet}")
     if any(path.is_dir() and path.name.isdecimal() for path in store.folder.iterdir()):
         raise ConfigError(
             f"{run_dir} has checkpoints of an earlier jdqn, which wrote them through Orbax; this "
             "version does not read them: use them with that one, or train again"
         )
-    raise ConfigError(f"{run_dir} has no finished checkpoint yet")
+    raise ConfigError(f"{run_dir} has no finished checkpoint yet{_again(run_dir)}")
 
 
 def _newest(
@@ -246,15 +248,34 @@ def _newest(
     return None, damages
 
 
+def _again(run_dir: pathlib.Path) -> str:
+    """How to begin a run once more that was stopped before its first checkpoint."""
+    file = run_dir / "config.toml"
+    command = f"python -m jdqn.train --config {shlex.quote(str(file))}"
+    return f"; to start it again: {command}" if file.is_file() else ""
+
+
 def _named(store: Store, names: list[str], which: str) -> list[str]:
     plain = which.replace("_", "").replace(",", "")
     number = str(int(plain)) if re.fullmatch("[0-9]{1,18}", plain) else which
     if (number == BEST and store.has(BEST)) or number in names:
         return [number]
+    is_number = re.fullmatch("[0-9]{1,18}", number)
+    later = [name for name in names if is_number and int(name) > int(number)]
+    if later and int(later[0]) - int(number) < _num_envs(store, later[0]):
+        return later[:1]  # written at the first step of all environments at or after a period
     known = ", ".join([*names, *[BEST] * store.has(BEST)]) or "none"
     raise ConfigError(
         f"--checkpoint {shown(which)}: expected agent steps or best (there are: {known})"
     )
+
+
+def _num_envs(store: Store, name: str) -> int:
+    """Agent steps of a tick; 0: the manifest is damaged."""
+    try:
+        return store.read_manifest(name)["config"]["env"]["num_envs"]
+    except (DamagedError, KeyError, TypeError):
+        return 0
 
 
 def _verified(store: Store, name: str, run_id: str | None, agents_only: bool) -> Manifest:
@@ -353,9 +374,8 @@ def restore(found: Found, empty: list[Any], like: Any, held_out: Any, learned: A
             carry._replace(replay_state=carry.replay_state.replace(rows=ring))
             for carry, ring in zip(carries, rings, strict=True)
         ]
-    environment = None
-    if "environment" in there:
-        environment = parts.read_any(found.store, there["environment"], MAX_ENVIRONMENT_BYTES)
+    saved = there.get("environment")
+    environment = parts.read_any(found.store, saved, MAX_ENVIRONMENT_BYTES) if saved else None
     seen = _part(found, "held_out", [held_out] * num_seeds if "held_out" in there else [])
     metrics = _part(found, "learned", [learned] * num_seeds if "learned" in there else [])
     return Restored(carries, metrics, [jnp.array(array) for array in seen], environment)

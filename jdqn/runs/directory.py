@@ -129,7 +129,7 @@ class RunDirectory:
             k + self._suffix(row.get("seed")): v
             for row in rows
             for k, v in row.items()
-            if v is not None and k != "seed"
+            if v is not None and k != "seed" and math.isfinite(v)
         }
         try:
             self.flush()

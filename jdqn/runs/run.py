@@ -58,6 +58,7 @@ class Run:
         stop: stopping.Stop,
         title: str,
         *,
+        from_python: bool = False,
         counted: counters.Counters | None = None,
         held_out: Sequence[jax.Array] = (),
     ):
@@ -71,8 +72,10 @@ class Run:
         self._directory = run_dir
         self._checkpoints = checkpoints
         self._stop = stop
+        self._from_python = from_python
         self._held_out = held_out  # what each seed's diagnostics are taken on
         self._saved_steps = self.counters.steps if counted else None
+        self._tried_steps = self._saved_steps  # at the last attempt to save
         self._started = time.monotonic() - self.counters.seconds
         self._logged_at = time.monotonic()
         self._first_tick_at: float | None = None
@@ -125,11 +128,12 @@ class Run:
         if self.counters.logged_steps < steps and not self._stop:  # else it goes on here
             self._log(states, learned)
         self.counters = self.counters._replace(reported_steps=steps)
-        saved = self._checkpoint(states, position)
         evaluates = bool(self._config.train.eval_episodes) and not self._stop
         if evaluates and self.counters.evaluated_steps != steps:
+            if self._tried_steps != steps:
+                self._checkpoint(states, position)
             self._run_evaluation(states, position)
-            saved = self._checkpoint(states, position)
+        saved = self._checkpoint(states, position)
         if self._stop:
             name = stopping.name_of(self._stop.reason)
             how = self.how_to_go_on() if saved else self.what_is_kept()
@@ -158,8 +162,11 @@ class Run:
         raise RunError(f"{what}, at {self.counters.steps:,} steps; {how}")
 
     def how_to_go_on(self) -> str:
-        """The command that goes on with the run."""
-        return f"go on: python -m jdqn.train --resume {shlex.quote(str(self._directory.path))}"
+        """What goes on with the run."""
+        path = str(self._directory.path)
+        if self._from_python:  # its environment may be known there alone
+            return f"go on: jdqn.train.train(config, run_dir={path!r}, resumes=True)"
+        return f"go on: python -m jdqn.train --resume {shlex.quote(path)}"
 
     def what_is_kept(self) -> str:
         """What a run leaves that ends here and now."""
@@ -296,6 +303,7 @@ class Run:
         self._check_parameters(states)
         self.counters = self.counters._replace(seconds=time.monotonic() - self._started)
         steps = self.counters.steps
+        self._tried_steps = steps
 
         def save() -> None:
             files = self._directory.sync()

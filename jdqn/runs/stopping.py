@@ -67,6 +67,8 @@ def signals() -> Iterator[Stop]:
         is_second = bool(heard) and number not in REPEATED
         if is_second and (number != heard[0][0] or now - heard[0][1] > SAME_SECONDS):
             _end_at_once(number)
+        if not heard and sys.stderr is not None and sys.stderr.isatty():
+            os.write(2, b"\nstopping, with a checkpoint; once more ends at once, without one\n")
         heard.append((number, now))
         stop.reasons.append(number)
 
@@ -86,6 +88,8 @@ def signals() -> Iterator[Stop]:
 def _end_at_once(number: int) -> None:
     if sys.stdout is not None and sys.stdout.isatty():
         os.write(1, b"\x1b[?25h\n")  # the progress bar hides the cursor
+    with contextlib.suppress(OSError):
+        os.write(2, f"ended at once by {name_of(number)}, without a checkpoint\n".encode())
     os._exit(128 + number)
 
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from jdqn import config as config_lib
-from jdqn.config import load_config
+from jdqn.config import Parser, add_options, load_config
 
 
 def from_command_line(*argv):
@@ -76,3 +76,13 @@ def test_a_closed_output_is_no_mistake(monkeypatch):
     config_lib.Parser().parse([])
     sys.stdout.write("nowhere")
     sys.stdout.close()
+
+
+def test_help_names_what_a_field_accepts(capsys):
+    parser = Parser(prog="x")
+    add_options(parser)
+    with pytest.raises(SystemExit):
+        parser.parse(["--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "(auto, nature, minatar, mlp, none; dqn: auto)" in printed
+    assert "(huber, squared; dqn: huber)" in printed

@@ -179,7 +179,7 @@ def test_a_signal_ends_the_run_between_ticks_with_a_checkpoint(tmp_path, capsys,
     chex.assert_trees_all_equal(plain(state), plain(result.state))
     said = capsys.readouterr().out.splitlines()[-1]
     assert f"stopped by {signal.Signals(number).name} at 80 steps" in said
-    assert f"python -m jdqn.train --resume {tmp_path}" in said
+    assert f"train(config, run_dir='{tmp_path}', resumes=True)" in said
 
 
 # --- Refusals -----------------------------------------------------------------------------------

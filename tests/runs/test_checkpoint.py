@@ -355,7 +355,7 @@ def test_a_checkpoint_is_found_by_its_steps_or_as_the_best(writer):
     assert writer.find("best").manifest["return_mean"] == 1.5
 
 
-@pytest.mark.parametrize("which", ["999", "last", "", "-1", "1e3", "²", "1" * 5000, "../1000"])
+@pytest.mark.parametrize("which", ["900", "last", "", "-1", "1e3", "²", "1" * 5000, "../1000"])
 def test_another_one_is_refused_with_those_there_are(writer, which):
     writer.save(250)
     with pytest.raises(ConfigError, match=r"expected agent steps or best \(there are: 1000\)"):
@@ -371,7 +371,7 @@ def test_one_that_is_asked_for_is_used_or_none(writer):
 
 
 def test_where_there_is_none_it_is_said_why(writer):
-    with pytest.raises(ConfigError, match=r"expected a run directory of jdqn\.train"):
+    with pytest.raises(ConfigError, match=r"expected a run directory"):
         writer.find()
     (writer.path / "checkpoints").mkdir(parents=True)
     with pytest.raises(ConfigError, match="has no finished checkpoint yet"):

@@ -234,7 +234,7 @@ def test_an_environment_that_fails_leaves_a_checkpoint_from_which_the_run_goes_o
         'environment "CartPole-v1"',
         "ValueError: the power went out",
         "at 120 steps",
-        f"python -m jdqn.train --resume {tmp_path}",
+        f"go on: jdqn.train.train(config, run_dir='{tmp_path}', resumes=True)",
     ]:
         assert words in str(info.value)
     assert info.value.status == 1
@@ -256,7 +256,7 @@ def test_an_environment_that_fails_in_an_evaluation_leaves_a_checkpoint(tmp_path
 
     make_env = maker([[(0.0, False, False, False)] * 50 + [(0.0, True, False, False)]], FailsOften)
     config = tiny(train__steps=200, train__eval_period_steps=40, **SAME_PROGRAMS)
-    with pytest.raises(RunError, match=r"in evaluation.*at 40 steps.*--resume"):
+    with pytest.raises(RunError, match=r"in evaluation.*at 40 steps.*resumes=True"):
         train(config, run_dir=tmp_path, make_env=make_env)
     assert checkpoint.store_of(tmp_path).names() == ["40"]
 
