@@ -13,14 +13,13 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 def test_periods_mean_the_same_in_both_loops(tmp_path):
     """None of them a multiple of another, nor of the environments, nor of the update period."""
     config = tiny(
-        "gymnax/CartPole-v1",
+        "jdqn/Chain",
         train__steps=402,
         train__update_period_steps=8,
         train__log_period_steps=90,
         train__eval_period_steps=42,
         train__checkpoint_period_steps=50,
         train__checkpoint_keep=20,
-        train__stop_return=8.0,
     )
     on_host = loops.train(config, run_dir=tmp_path / "host", on_host=True)
     fused = loops.train(config, run_dir=tmp_path / "fused")

@@ -76,8 +76,7 @@ FUSED = {
 
 @pytest.mark.parametrize(("switches", "ticks"), FUSED.values(), ids=FUSED.keys())
 def test_the_fused_loop_goes_on_to_the_bit(tmp_path, stop_at, switches, ticks):
-    pytest.importorskip("gymnax")  # an extra
-    config = tiny("gymnax/CartPole-v1", **LENGTH | {"network__hidden": [8]} | switches)
+    config = tiny("jdqn/Chain", **LENGTH | {"network__hidden": [8]} | switches)
     assert_same(*straight_and_resumed(tmp_path, stop_at, config, ticks))
 
 
@@ -85,6 +84,7 @@ PONG = {
     "env": "Pong",
     "env__frame_stack": 4,
     "env__max_episode_steps": 30,  # so that games end
+    "network__torso": "mlp",
     "train__steps": 320,
     "train__eval_period_steps": 160,
     "train__eval_episodes": 2,
@@ -115,8 +115,7 @@ def test_the_host_loop_goes_on_to_the_bit(tmp_path, stop_at):
 
 
 def test_the_host_loop_goes_on_to_the_bit_with_an_environment_in_jax(tmp_path, stop_at):
-    pytest.importorskip("gymnax")  # an extra
-    config = tiny("gymnax/CartPole-v1", **LENGTH)
+    config = tiny("jdqn/Chain", **LENGTH)
     assert_same(*straight_and_resumed(tmp_path, stop_at, config, [77], on_host=True))
 
 
