@@ -1,7 +1,9 @@
 """Settings and helpers shared by every test."""
 
+import contextlib
 import os
 import pathlib
+import signal
 
 import hypothesis
 import jax
@@ -19,6 +21,16 @@ jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)  # for the notebooks' kernels
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # two workers share an accelerator
+
+# What started the tests may ignore signals, as `nohup` and background jobs do; runs respect that.
+with contextlib.suppress(ValueError):  # not in the main thread
+    for number, handler in {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }.items():
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 # Compilation falls into whichever example comes first.
 hypothesis.settings.register_profile("jdqn", deadline=None)
