@@ -1,0 +1,82 @@
+"""What a configuration names in a module of the user's: `module:name`.
+
+A run from a stranger must not bring code: a module comes from the user's own Python path, never
+from the folder of a run or of an exported agent, and is named before it is imported.
+"""
+
+import importlib
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+from jdqn.config.schema import ConfigError, suggest
+from jdqn.config.wording import one_line
+
+# Beside `config.toml`, what tells the folder of a run or of an exported agent.
+MARKS = ("checkpoints", "metrics.jsonl", "model.safetensors")
+
+
+def import_module(name: str, field: str) -> ModuleType:
+    """Imports a module of the user's and says so on stderr, once.
+
+    Args:
+      name: dotted, such as `my_package.my_module`.
+      field: what names it, for the sentence, such as `env.name = "my_module:MyEnv-v0"`.
+
+    Raises:
+      ConfigError: it is not found, lies in the folder of a run, or fails; with its own error.
+    """
+    if name in sys.modules:
+        return sys.modules[name]
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigError(f'{field}: "{name}" is no name of a Python module')
+    top = _find(name.partition(".")[0], field)
+    for place in top:
+        for folder in (place, *place.parents):
+            if (folder / "config.toml").is_file() and any((folder / m).exists() for m in MARKS):
+                raise ConfigError(
+                    f"{field}: {place} lies in the folder of a run, whose code is never imported; "
+                    "put the module on your own Python path"
+                )
+    sys.stderr.write(one_line(f"importing {name} ({', '.join(str(p) for p in top)})") + "\n")
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # whatever its code raises
+        kind = type(error).__name__
+        raise ConfigError(f"{field}: importing {name} raised {kind}: {error}") from error
+
+
+def load_object(text: str, field: str) -> Any:
+    """What `module:name` stands for; see `import_module`.
+
+    Raises:
+      ConfigError: as `import_module`, or the module has no such name.
+    """
+    module_name, _, name = text.partition(":")
+    module = import_module(module_name, field)
+    if not hasattr(module, name):
+        public = [known for known in vars(module) if not known.startswith("_")]
+        raise ConfigError(f'{field}: {module_name} has no "{name}"{suggest(name, public)}')
+    return getattr(module, name)
+
+
+def _find(top: str, field: str) -> list[pathlib.Path]:
+    """Where a top-level module lies, without importing it: nothing for what Python brings."""
+    importlib.invalidate_caches()
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        raise ConfigError(
+            f'{field}: there is no module "{top}" on the Python path; run the command in its '
+            "folder, install it, or set PYTHONPATH"
+        )
+    return [pathlib.Path(place).resolve() for place in _places(spec)]
+
+
+def _places(spec: Any) -> Iterator[str]:
+    if spec.has_location:
+        yield spec.origin
+    else:
+        yield from spec.submodule_search_locations or ()

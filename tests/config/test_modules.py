@@ -1,0 +1,92 @@
+"""Modules of the user's: found on the Python path, named first, never from a run's folder."""
+
+import sys
+
+import pytest
+
+from jdqn.config import modules
+from jdqn.config.schema import ConfigError
+
+FIELD = 'agent.loss = "x"'
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch, request):
+    """Writes a module of a fresh name into a folder on the path; returns a function of its text."""
+    monkeypatch.syspath_prepend(tmp_path)
+    written = []
+
+    def write(source, folder=tmp_path):
+        name = f"module_{abs(hash(request.node.name))}_{len(written)}"
+        (folder / f"{name}.py").write_text(source, encoding="utf-8")
+        written.append(name)
+        return name
+
+    yield write
+    for name in written:
+        sys.modules.pop(name, None)
+
+
+def test_an_object_of_a_module_is_found_and_the_module_named_once_before(module, capsys):
+    name = module("import sys\nsys.stderr.write('code ')\nmine = 3\n")
+    assert modules.load_object(f"{name}:mine", FIELD) == 3
+    assert modules.load_object(f"{name}:mine", FIELD) == 3
+    said = capsys.readouterr().err
+    assert said.startswith(f"importing {name} (")
+    assert said.endswith(f"{name}.py)\ncode ")
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted", "expected"),
+    [
+        ("import nothing_like_this", "mine", "ModuleNotFoundError: No module named 'nothing_like"),
+        ("1 / 0", "mine", "ZeroDivisionError: division by zero"),
+        ("def mine(: pass", "mine", "SyntaxError"),
+        ("mine_too = 3", "mine_to", 'has no "mine_to"; did you mean "mine_too"?'),
+    ],
+)
+def test_what_goes_wrong_in_a_module_is_one_sentence(module, source, wanted, expected):
+    name = module(source)
+    with pytest.raises(ConfigError, match=FIELD) as caught:
+        modules.load_object(f"{name}:{wanted}", FIELD)
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("no_such_module_of_mine", "no module"),
+        ("../mine", "no name of a Python module"),
+        ("", "no name of a Python module"),
+        ("json.nothing", "ModuleNotFoundError"),
+    ],
+)
+def test_what_is_no_module_is_refused(name, expected):
+    with pytest.raises(ConfigError, match=expected):
+        modules.import_module(name, FIELD)
+
+
+@pytest.mark.parametrize("mark", modules.MARKS)
+def test_code_in_the_folder_of_a_run_is_never_imported(module, tmp_path, mark, monkeypatch):
+    inside = tmp_path / "run" / "deeper"
+    inside.mkdir(parents=True)
+    monkeypatch.syspath_prepend(inside)
+    (tmp_path / "run" / "config.toml").touch()
+    name = module("raise SystemExit('a stranger')", folder=inside)
+    (tmp_path / "run" / mark).mkdir()
+    with pytest.raises(ConfigError, match="lies in the folder of a run"):
+        modules.import_module(name, FIELD)
+
+
+def test_a_folder_without_init_is_a_package_and_is_checked_too(tmp_path, monkeypatch):
+    package = tmp_path / "namespace_of_a_run"
+    package.mkdir()
+    (package / "inner.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert modules.import_module("namespace_of_a_run.inner", FIELD).__name__.endswith("inner")
+    sys.modules.pop("namespace_of_a_run.inner")
+    sys.modules.pop("namespace_of_a_run")
+    (tmp_path / "config.toml").touch()
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ConfigError, match="lies in the folder of a run"):
+        modules.import_module("namespace_of_a_run.inner", FIELD)
