@@ -26,8 +26,16 @@ def quick_compilation(monkeypatch):
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+# Between them every component; the others learn CartPole in tests/test_learning.py.
+QUICK = {"bootstrapped_rainbow", "noisy_independent", "prioritized_rank"}
+AGENTS = [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    for name in config_lib.names("agents")
+]
+
+
 @pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize("agent", config_lib.names("agents"))
+@pytest.mark.parametrize("agent", AGENTS)
 def test_every_agent_trains(tmp_path, agent):
     overrides = TINY | {
         "train.steps": 800,

@@ -146,15 +146,19 @@ ALL_TOGETHER = {
 }
 
 
+def one_switch(name, **company):
+    return pytest.param("sampled", company, id=f"sampled, {name}", marks=pytest.mark.slow)
+
+
 # Alone: below, in the chain.
 @pytest.mark.parametrize(
     ("kind", "company"),
     [
         pytest.param("two outputs", ALL_TOGETHER, id="two outputs, all together"),
-        pytest.param("sampled", {"agent__double": True}, id="sampled, double"),
-        pytest.param("sampled", {"network__dueling": "mean"}, id="sampled, dueling"),
-        pytest.param("sampled", {"network__noisy": "factorised"}, id="sampled, noisy"),
         pytest.param("sampled", ALL_TOGETHER, id="sampled, all together"),
+        one_switch("double", agent__double=True),
+        one_switch("dueling", network__dueling="mean"),
+        one_switch("noisy", network__noisy="factorised"),
     ],
 )
 def test_a_head_of_ones_own_learns_and_acts(kind, company):

@@ -26,8 +26,13 @@ def both_loops(tmp_path, **overrides):
 
 @pytest.mark.parametrize(
     "switches",
-    [{}, {"replay__priority_exponent": 0.6, "network__noisy": "factorised"}],
-    ids=["uniform", "prioritised and noisy"],
+    [
+        pytest.param({}, marks=pytest.mark.slow, id="uniform"),
+        pytest.param(
+            {"replay__priority_exponent": 0.6, "network__noisy": "factorised"},
+            id="prioritised and noisy",
+        ),
+    ],
 )
 def test_host_and_fused_loop_agree_to_the_bit(tmp_path, switches):
     """Three-step double, 300 ticks, four updates a call."""

@@ -34,7 +34,13 @@ def arrays(carry, rule):
 
 
 @pytest.mark.parametrize(
-    ("period", "rule"), [(1, "uniform"), (4, "uniform"), (8, "proportional"), (4, "rank")]
+    ("period", "rule"),
+    [
+        (1, "uniform"),
+        (8, "proportional"),
+        (4, "rank"),
+        pytest.param(4, "uniform", marks=pytest.mark.slow),
+    ],
 )
 def test_no_whole_array_is_copied_in_the_loop(period, rule):
     """On the optimised program; CI repeats it on another release of jax."""

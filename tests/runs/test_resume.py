@@ -57,26 +57,29 @@ def straight_and_resumed(tmp_path, stop_at, config, ticks, **keywords):
     return tmp_path / "straight", tmp_path / "resumed"
 
 
-# Where they are stopped: before learning starts, between two calls of `learn`, after one.
-FUSED = {
-    "dqn, an update every second tick": ({"train__update_period_steps": 8}, [4, 71]),
-    "rainbow, three seeds": ({"agent": "rainbow", "train__num_seeds": 3}, [70]),
-    "bootstrapped_prior, by rank": (
-        {
-            "agent": "bootstrapped_prior",
-            "replay__mask_probability": 0.5,
-            "replay__prioritization": "rank",
-            "replay__priority_exponent": 0.7,
-            "replay__rank_refresh_updates": 20,
-        },
-        [70],
-    ),
+BY_RANK = {
+    "replay__mask_probability": 0.5,
+    "replay__prioritization": "rank",
+    "replay__priority_exponent": 0.7,
+    "replay__rank_refresh_updates": 20,
 }
+EVERY_SECOND_TICK = {"train__update_period_steps": 8}
+TWO_SEEDS = {"train__num_seeds": 2}
+EVERYTHING = EVERY_SECOND_TICK | TWO_SEEDS | BY_RANK
 
 
-@pytest.mark.parametrize(("switches", "ticks"), FUSED.values(), ids=FUSED.keys())
-def test_the_fused_loop_goes_on_to_the_bit(tmp_path, stop_at, switches, ticks):
-    config = tiny("jdqn/Chain", **LENGTH | {"network__hidden": [8]} | switches)
+# Where they are stopped: before learning starts, between two calls of `learn`, after one.
+@pytest.mark.parametrize(
+    ("agent", "switches", "ticks"),
+    [
+        pytest.param("bootstrapped_prior", EVERYTHING, [4, 71], id="all at once"),
+        pytest.param("dqn", EVERY_SECOND_TICK, [4, 71], marks=pytest.mark.slow),
+        pytest.param("rainbow", TWO_SEEDS, [70], marks=pytest.mark.slow),
+        pytest.param("bootstrapped_prior", BY_RANK, [70], marks=pytest.mark.slow),
+    ],
+)
+def test_the_fused_loop_goes_on_to_the_bit(tmp_path, stop_at, agent, switches, ticks):
+    config = tiny("jdqn/Chain", agent, **LENGTH | {"network__hidden": [8]} | switches)
     assert_same(*straight_and_resumed(tmp_path, stop_at, config, ticks))
 
 
@@ -142,7 +145,7 @@ def test_a_goal_that_was_reached_where_it_was_stopped_ends_the_run(tmp_path, sto
 
 
 class Odd(ScriptedEnv):
-    """Rewards of another type; `save` gives what cannot be saved."""
+    """Rewards of another type; `save` raises, or gives what cannot be saved."""
 
     def recv(self):
         timestep = super().recv()
@@ -156,7 +159,7 @@ class Odd(ScriptedEnv):
     raises = False
 
 
-@pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.parametrize("raises", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_environment_that_cannot_be_saved_costs_nothing_but_its_episodes(
     tmp_path, stop_at, monkeypatch, capsys, raises
 ):
