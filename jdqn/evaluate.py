@@ -61,7 +61,7 @@ def evaluate(run_dir: pathlib.Path, which: str | None, overrides: dict[str, Any]
             f"epsilon {config.agent.epsilon_eval:g}{weights}\n"
         )
         for policy in evaluation.policies(config):
-            result = play(state, fields.seed + i + evaluation.COMMAND_SEED_OFFSET, policy)
+            result = play(state, fields.seed + i, evaluation.COMMAND_SEED_OFFSET, policy)
             sys.stdout.write(_line(config, policy, result))
 
 

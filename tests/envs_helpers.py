@@ -49,7 +49,7 @@ native = functools.cache(make_native)
 
 def play_native(env, actions):
     """Plays `actions` (`[T, E]`) in a JAX-native environment; timesteps `[T + 1, E]`."""
-    state, timestep = env.init(envs.env_key(0))
+    state, timestep = env.init(envs.env_key(0), envs.world_key(0))
     timesteps = [timestep]
     for tick, action in enumerate(actions):
         state, timestep = env.step(state, np.asarray(action, np.int32), tick)

@@ -63,13 +63,13 @@ def test_the_command_plays_and_prints(run_dir, capsys):
         run_dir, train__eval_episodes=5, agent__epsilon_eval=0.5
     )
     play = evaluation.make_evaluator(loaded, agent)
-    want = play(state, 4 + 20_000, loaded.agent.eval_policy)
+    want = play(state, 4, 20_000, loaded.agent.eval_policy)
     assert second.startswith(loaded.agent.eval_policy)
     for value in (want.return_mean, want.return_std_error, want.return_median):
         assert f"{value:.2f}" in second
     assert f"{want.length_mean:.0f} steps" in second
     # Other games than those of the run's own evaluations.
-    assert want != play(state, 4 + 10_000, loaded.agent.eval_policy)
+    assert want != play(state, 4, 10_000, loaded.agent.eval_policy)
 
 
 def test_what_is_no_run_is_refused(tmp_path, refusal, run_dir):

@@ -13,7 +13,8 @@ import numpy as np
 
 from jdqn.config import Config, ConfigError, suggest
 from jdqn.envs.guard import EnvError
-from jdqn.envs.jax_native import HostEnv, JaxEnv, env_key, is_native
+from jdqn.envs.jax_names import is_native
+from jdqn.envs.jax_native import HostEnv, JaxEnv, env_key, world_key
 from jdqn.envs.jax_native import make as _make_native
 from jdqn.records import EnvSpec, Timestep
 
@@ -26,6 +27,7 @@ __all__ = [
     "make_native_env",
     "says_no_limit",
     "usable_cores",
+    "world_key",
 ]
 
 
@@ -84,7 +86,7 @@ def make_env(config: Config, *, num_envs: int | None = None, seed: int | None = 
     seed = config.train.seed if seed is None else seed
     name = config.env.name
     if is_native(name):
-        return HostEnv(config.env, num_envs=num_envs, seed=seed)
+        return HostEnv(config.env, num_envs=num_envs, seed=seed, run_seed=config.train.seed)
     from jdqn.envs import atari, gym
 
     if gym.is_known(name):

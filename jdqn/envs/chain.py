@@ -1,6 +1,5 @@
 """The chain of Osband et al. 2016 (section 6.1): a small reward near, a large one far."""
 
-import types
 from typing import Any
 
 import chex
@@ -16,18 +15,16 @@ class ChainState(flax.struct.PyTreeNode):
 
 
 class Chain:
-    """N states in a row, from the second; 0 goes left and 1 right. Has gymnax's functions.
+    """N states in a row, from the second; 0 goes left and 1 right.
 
     An episode lasts N + 9 steps. Going left in state 1 pays 0.001, going right in state N pays 1:
     an optimal episode returns 11. Observations are thermometers, feature i is whether i ≤ state.
     """
 
+    num_actions = 2
+
     def __init__(self, length: int):
         self._length = length
-
-    def action_space(self, _: Any) -> Any:
-        """Two actions."""
-        return types.SimpleNamespace(n=2)
 
     def reset_env(self, _: chex.PRNGKey, __: Any) -> tuple[chex.Array, ChainState]:
         """The second state."""
@@ -37,7 +34,10 @@ class Chain:
     def step_env(
         self, _: chex.PRNGKey, state: ChainState, action: chex.Array, __: Any
     ) -> tuple[chex.Array, ChainState, chex.Array, chex.Array, dict]:
-        """Observation, state, reward, whether the episode has ended, nothing."""
+        """Observation, state, reward, whether the episode has ended, nothing.
+
+        The horizon is the end, as in bsuite, not a time limit.
+        """
         right = jnp.asarray(action) > 0
         reward = jnp.where(
             right, 1.0 * (state.position == self._length), 0.001 * (state.position == 1)
@@ -45,10 +45,6 @@ class Chain:
         position = jnp.clip(state.position + jnp.where(right, 1, -1), 1, self._length)
         state = ChainState(position, state.time + 1)
         return self._observe(state), state, reward, state.time >= self._length + 9, {}
-
-    def is_truncated(self, _: ChainState, __: Any) -> chex.Array:
-        """Never: the horizon is the end, as in bsuite."""
-        return jnp.zeros((), bool)
 
     def _observe(self, state: ChainState) -> chex.Array:
         return jnp.arange(1, self._length + 1) <= state.position

@@ -44,7 +44,7 @@ def init(parts: Parts, seed: chex.Numeric) -> Carry:
     """Before the first tick."""
     agent_key, replay_key = jax.random.split(jax.random.key(seed))
     state, actor = parts.agent.init(agent_key)
-    env_state, timestep = parts.env.init(envs.env_key(seed))
+    env_state, timestep = parts.env.init(envs.env_key(seed), envs.world_key(seed))
     return Carry(state, actor, parts.replay.init(replay_key), env_state, timestep)
 
 
@@ -164,7 +164,8 @@ def _in_new_episodes(parts: Parts, carries: list[Carry], tick: int) -> list[Carr
     """Environments start anew: without the replay a stack would reach beyond its first row."""
 
     def begin(seed: chex.Numeric) -> tuple[JaxEnvState, Timestep]:
-        return parts.env.init(jax.random.fold_in(envs.env_key(seed), tick))
+        key = jax.random.fold_in(envs.env_key(seed), tick)
+        return parts.env.init(key, envs.world_key(seed))
 
     fields = parts.config.train
     seeds = np.arange(fields.seed, fields.seed + fields.num_seeds)

@@ -29,8 +29,8 @@ TICKS_PER_CALL = 64
 ATTEMPTS = 5
 
 MakeEnv = Callable[..., envs.VectorEnv]
-Evaluator = Callable[[AgentState, int, str], Evaluation]
-Player = Callable[[AgentState, ActorState, int], Generator[Timestep]]
+Evaluator = Callable[[AgentState, int, int, str], Evaluation]
+Player = Callable[[AgentState, ActorState, int, int], Generator[Timestep]]
 
 
 def make_evaluator(
@@ -51,8 +51,9 @@ def make_evaluator(
       stop: breaks an evaluation off; the function raises `stopping.Interrupted` then.
 
     Returns:
-      A function of the agent's state, the environments' first seed and the policy: `vote`, `mean`
-      or one head such as `head_3`. It raises `EnvError` where an environment goes wrong.
+      A function of the agent's state, the seed of its run, what the seed of the games is apart
+      from it, and the policy: `vote`, `mean` or one head such as `head_3`. It raises `EnvError`
+      where an environment goes wrong.
     """
     num_episodes = config.train.eval_episodes
     num_envs = min(num_episodes, MAX_PARALLEL_GAMES)
@@ -61,13 +62,14 @@ def make_evaluator(
     else:
         play = _player_on_host(config, agent, num_envs, make_env, stop)
 
-    def evaluate(state: AgentState, seed: int, policy: str) -> Evaluation:
+    def evaluate(state: AgentState, run_seed: int, offset: int, policy: str) -> Evaluation:
+        seed = run_seed + offset
         # Apart from the environments' key of the same seed.
         key = jax.random.fold_in(jax.random.key(seed), np.uint32(2**31 + 1))
         actor = agent.init_actor(key, num_envs)
         actor = actor.replace(head=jnp.full_like(actor.head, head_of(policy)))
         try:
-            with contextlib.closing(play(state, actor, seed)) as games:
+            with contextlib.closing(play(state, actor, seed, run_seed)) as games:
                 return summary(_finished(games, num_envs, num_episodes, stop))
         except EnvError as error:
             raise EnvError(f"in evaluation, {error}") from error
@@ -110,7 +112,7 @@ def _player_on_host(
 ) -> Player:
     act = stopping.Compiled(jax.jit(agent.act_in_evaluation, donate_argnums=1), stop)
 
-    def play(state: AgentState, actor: ActorState, seed: int) -> Generator[Timestep]:
+    def play(state: AgentState, actor: ActorState, seed: int, _: int) -> Generator[Timestep]:
         with contextlib.closing(_made(make_env, config, num_envs, seed)) as env:
             timestep = env.reset()
             for tick in itertools.count():
@@ -149,8 +151,8 @@ def _player_of_native(
 
     play_on = stopping.Compiled(jax.jit(many_ticks), stop)
 
-    def play(state: AgentState, actor: ActorState, seed: int) -> Generator[Timestep]:
-        carry = (actor, *env.init(envs.env_key(seed)))
+    def play(state: AgentState, actor: ActorState, seed: int, run_seed: int) -> Generator[Timestep]:
+        carry = (actor, *env.init(envs.env_key(seed), envs.world_key(run_seed)))
         for first in itertools.count(step=TICKS_PER_CALL):
             carry, seen = play_on(state, carry, first)
             seen = jax.device_get(seen)

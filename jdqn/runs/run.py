@@ -261,7 +261,7 @@ class Run:
         steps = self.counters.steps
         try:
             results = tuple(
-                self._evaluate(one, seed + evaluation.TRAINING_SEED_OFFSET, policy)
+                self._evaluate(one, seed, evaluation.TRAINING_SEED_OFFSET, policy)
                 for seed, one in zip(self._seeds, states, strict=True)
             )
         except stopping.Interrupted:

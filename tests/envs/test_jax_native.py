@@ -1,6 +1,6 @@
 """The adapter of environments written in JAX: its convention, spaces, refusals, key."""
 
-import sys
+import functools
 
 import chex
 import gymnax
@@ -11,14 +11,9 @@ from envs_helpers import always, make_native, native, play_native
 from helpers import QUICK, tiny
 
 from jdqn import envs
-from jdqn.config import ConfigError
-from jdqn.envs import jax_native, make_env
+from jdqn.envs import make_env
 
 CARTPOLE = "gymnax/CartPole-v1"
-
-
-def deep_sea(stochastic):
-    return native("bsuite/DeepSea", 4, env__size=5, env__stochastic=stochastic)
 
 
 def test_the_step_after_an_end_resets_and_ignores_the_action():
@@ -45,7 +40,7 @@ def test_physics_are_gymnax_own():
         return observation, after
 
     step_all = jax.jit(step_all, compiler_options=QUICK)
-    state, timestep = env.init(envs.env_key(0))
+    state, timestep = env.init(envs.env_key(0), envs.world_key(0))
     own = state.inner
     ticks = 0
     while ticks < 30 and not timestep.last.any():
@@ -57,11 +52,20 @@ def test_physics_are_gymnax_own():
     assert ticks > 8
 
 
-def test_a_time_limit_truncates_and_does_not_terminate():
-    """DeepSea ends by itself at its limit: terminated wins. Catch ends before its limit."""
-    deep = play_native(deep_sea(stochastic=False), always(0, 17, 4))
-    np.testing.assert_array_equal(np.flatnonzero(deep.last[:, 0]), [5, 11, 17])
-    assert deep.terminated[deep.last].all()
+def test_deep_sea_is_gymnaxs_with_the_same_map():
+    env = native("bsuite/DeepSea", 4, env__size=5)
+    key = envs.world_key(0)
+    inner, params = gymnax.make("DeepSea-bsuite", size=5, action_mapping_key=key)
+    np.testing.assert_array_equal(env.init(envs.env_key(0), key)[0].drawn, inner.action_mapping)
+    actions = np.random.default_rng(0).integers(0, 2, 5)
+    steps = play_native(env, np.repeat(actions[:, None], 4, axis=1))
+    step = jax.jit(functools.partial(inner.step_env, params=params), compiler_options=QUICK)
+    observation, state = inner.reset_env(key, params)
+    np.testing.assert_array_equal(steps.frame[0, 0], observation.ravel())
+    for i, action in enumerate(actions, start=1):
+        observation, state, reward, terminated, _ = step(key, state, action)
+        np.testing.assert_array_equal(steps.frame[i, 0], observation.ravel())
+        assert (float(steps.reward[i, 0]), steps.last[i, 0]) == (pytest.approx(reward), terminated)
 
 
 def test_truncation_alone(monkeypatch):
@@ -102,7 +106,7 @@ def test_spaces(name, shape, dtype, actions):
     env = make_native(name, 4, env__size=8, network__torso="auto")
     assert env.spec.frame_shape == shape
     assert env.spec.num_actions == actions
-    _, timestep = jax.eval_shape(env.init, envs.env_key(0))
+    _, timestep = jax.eval_shape(env.init, envs.env_key(0), envs.world_key(0))
     assert timestep.frame.shape == (4, *shape)
     assert timestep.frame.dtype == env.spec.frame_dtype == dtype
 
@@ -115,40 +119,13 @@ def test_minatar_frames_are_zeros_and_ones(game):
     assert set(np.unique(reset(jax.random.key(0)))) <= {0.0, 1.0}
 
 
-def test_stochastic_deep_sea_differs_from_deterministic():
-    def rewards(stochastic):
-        env = deep_sea(stochastic)
-        return play_native(env, [[0, 1, 0, 1]] * 40).reward
-
-    assert set(np.unique(rewards(False).round(4))) <= {0, np.float32(-0.002), np.float32(0.998)}
-    assert len(np.unique(rewards(True))) > 4
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("minatar/Brekout", 'did you mean "minatar/Breakout"'),
-        ("gymnax/Pendulum-v1", "not discrete"),
-        ("bsuite/Nothing", "unknown environment"),
-    ],
-)
-def test_refusals(name, words):
-    with pytest.raises(ConfigError, match=words):
-        make_native(name, 4)
-
-
-def test_a_missing_gymnax_is_answered_with_the_install_command(monkeypatch):
-    monkeypatch.setitem(sys.modules, "gymnax", None)
-    with pytest.raises(ConfigError, match=r"pip install \"jdqn\[jax-envs\]\""):
-        jax_native.make(tiny(CARTPOLE).env, num_envs=1)
-
-
-def test_the_environments_key_is_no_other():
+def test_the_environments_keys_are_no_others():
     """fold_in(key, 1) would be the second half of split(key), the replay's."""
     key = jax.random.key(3)
     others = [*jax.random.split(key), *(jax.random.fold_in(key, tick) for tick in range(100))]
-    own = jax.random.key_data(envs.env_key(3)).tolist()
-    assert own not in [jax.random.key_data(other).tolist() for other in others]
+    own = [jax.random.key_data(of(3)).tolist() for of in (envs.env_key, envs.world_key)]
+    assert own[0] != own[1]
+    assert not [other for other in others if jax.random.key_data(other).tolist() in own]
 
 
 def test_an_environment_on_the_host_is_brought_back_exactly():

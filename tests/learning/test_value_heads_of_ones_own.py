@@ -194,7 +194,7 @@ def test_a_head_of_ones_own_trains_and_is_evaluated_in_the_chain(kind):
     before, after, metrics = run()
     assert_finite((after.params, metrics))
     assert not any(equal_to_the_bit(after.params, before.params))
-    result = evaluation.make_evaluator(config, agent)(after, 0, "mean")
+    result = evaluation.make_evaluator(config, agent)(after, 0, 0, "mean")
     assert result.episodes == 2
     assert result.length_mean == 5 + 9
 

@@ -40,7 +40,7 @@ def play(config, make_env, seed=0):
     env = make_env(config, num_envs=1)
     env.close()
     agent, state = untrained(config, env.spec)
-    return evaluation.make_evaluator(config, agent, make_env)(state, seed, "vote")
+    return evaluation.make_evaluator(config, agent, make_env)(state, seed, 0, "vote")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_evaluation_ends_where_breakout_is_never_launched():
         init_actor=lambda key, num_envs: ActorState(None, jnp.zeros(num_envs, jnp.int32), key),
     )
     nothing = AgentState(*[None] * len(AgentState.__dataclass_fields__))
-    result = evaluation.make_evaluator(config, idle)(nothing, 0, "vote")
+    result = evaluation.make_evaluator(config, idle)(nothing, 0, 0, "vote")
     assert result == (2, 0.0, 0.0, 0.0, 25.0)
 
 
@@ -137,11 +137,11 @@ def test_a_saved_run_plays_as_the_state_in_memory(run):
     loaded, agent, found, (state,) = evaluation.load_run(result.run_dir)
     assert (loaded, found.manifest["steps"]) == (config, 80)
     assert jax.tree.structure(state) == jax.tree.structure(result.state)
-    want = evaluation.make_evaluator(config, agent)(result.state, 6, "vote")
-    assert evaluation.make_evaluator(loaded, agent)(state, 6, "vote") == want
+    want = evaluation.make_evaluator(config, agent)(result.state, 6, 0, "vote")
+    assert evaluation.make_evaluator(loaded, agent)(state, 6, 0, "vote") == want
     # And the training's own evaluation at the last step can be repeated.
-    own_seed = 4 + evaluation.TRAINING_SEED_OFFSET
-    again = evaluation.make_evaluator(loaded, agent)(state, own_seed, config.agent.eval_policy)
+    offset = evaluation.TRAINING_SEED_OFFSET
+    again = evaluation.make_evaluator(loaded, agent)(state, 4, offset, config.agent.eval_policy)
     assert again == result.evaluation
 
 
