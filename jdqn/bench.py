@@ -60,7 +60,7 @@ def _check(arguments: argparse.Namespace) -> int | None:
     if arguments.peer not in (None, "sb3"):
         raise ConfigError(f"--peer {arguments.peer}: unknown library (known: sb3)")
     if arguments.peer and importlib.util.find_spec("stable_baselines3") is None:
-        raise ConfigError('--peer sb3: not installed; pip install "jdqn[bench]"')
+        raise ConfigError("--peer sb3: not installed; pip install -e '.[bench]'")
     if arguments.csv is not None:
         _check_csv(pathlib.Path(arguments.csv))
     if arguments.steps is None:

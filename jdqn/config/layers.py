@@ -37,7 +37,12 @@ def names(kind: Kind) -> list[str]:
 
 def default_preset(env_name: str) -> str | None:
     """The preset an environment asks for; none for Atari."""
-    presets = {"minatar/": "minatar", "bsuite/": "deep_sea", "jdqn/Chain": "chain"}
+    presets = {
+        "minatar/": "minatar",
+        "bsuite/": "deep_sea",
+        "jdqn/Chain": "chain",
+        "jax:": "classic",
+    }
     for start, preset in presets.items():
         if env_name.startswith(start):
             return preset

@@ -63,7 +63,8 @@ class Env(Section):
     """The environment."""
 
     name: str = _doc(
-        "an Atari game (Breakout), a Gymnasium id (CartPole-v1) or JAX-native (minatar/Breakout)"
+        "an Atari game (Breakout), a Gymnasium id (CartPole-v1), JAX-native (minatar/Breakout), "
+        "or your own in JAX (jax:my_module:make)"
     )
     num_envs: Width = _doc("environments stepped together")
     num_threads: Annotated[int, Field(ge=0, le=1_024)] = _doc(

@@ -147,5 +147,6 @@ def _unknown(name: str, known: list[str]) -> str:
         return f'unknown environment "{name}"{near}'
     return (
         f'unknown environment "{name}": expected an Atari game such as "Breakout", a Gymnasium id '
-        'such as "CartPole-v1" or a JAX-native environment such as "minatar/Breakout"'
+        'such as "CartPole-v1", a JAX-native environment such as "minatar/Breakout" or one of your '
+        'own, "jax:my_module:make"'
     )

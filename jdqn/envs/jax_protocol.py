@@ -20,6 +20,8 @@ from jdqn.envs.guard import said, short
 
 RESET = ("observation", "state")
 STEP = ("observation", "state", "reward", "terminated", "info")
+TRUTH = (np.bool_,)
+NUMBERS = (np.floating, np.integer, np.bool_)
 
 
 class Shapes(NamedTuple):
@@ -75,15 +77,15 @@ def check(env: Any, params: Any, name: str) -> Shapes:
     )
     asked.observations(observation, stepped[0])
     asked.states(state, stepped[1])
-    asked.number("reward", stepped[2], "fiub")
-    asked.number("terminated", stepped[3], "b")
+    asked.number("reward", stepped[2], NUMBERS)
+    asked.number("terminated", stepped[3], TRUTH)
     if hasattr(env, "is_truncated"):
         truncated = asked.shapes(
             "is_truncated",
             lambda key, state: env.is_truncated(state, params_in(key)),
             *(key, stepped[1]),
         )
-        asked.number("is_truncated", truncated, "b")
+        asked.number("is_truncated", truncated, TRUTH)
     return Shapes(stepped[0], stepped[1], num_actions)
 
 
@@ -125,7 +127,7 @@ class _Asked:
                     f"{method} returns a {type(observation).__name__} as the observation, "
                     "expected one array"
                 )
-            if observation.dtype.kind not in "fiub" or 0 in observation.shape:
+            if not _is_any(observation.dtype, NUMBERS) or 0 in observation.shape:
                 raise self.problem(
                     f"{method} returns an observation {_like(observation)}, expected numbers"
                 )
@@ -149,10 +151,10 @@ class _Asked:
                     f"step_env {_like(new)}"
                 )
 
-    def number(self, what: str, value: Any, kinds: str) -> None:
+    def number(self, what: str, value: Any, kinds: tuple) -> None:
         """One number, or truth value."""
-        expected = "a truth value" if kinds == "b" else "a number"
-        if getattr(value, "shape", None) != () or value.dtype.kind not in kinds:
+        expected = "a truth value" if kinds == TRUTH else "a number"
+        if getattr(value, "shape", None) != () or not _is_any(value.dtype, kinds):
             like = _like(value) if hasattr(value, "shape") else type(value).__name__
             raise self.problem(f"its {what} is {like}, expected {expected}, shape ()")
 
@@ -182,9 +184,13 @@ def _num_actions(asked: _Asked, env: Any, params: Any) -> int:
 
 def _holds(new: Any, old: Any) -> bool:
     """Whether values of a dtype can be kept in another."""
-    if jax.dtypes.issubdtype(old, jax.dtypes.prng_key):
+    if any(jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) for dtype in (new, old)):
         return bool(new == old)
     return bool(np.can_cast(old, new, "same_kind"))
+
+
+def _is_any(dtype: Any, kinds: tuple) -> bool:
+    return any(jax.dtypes.issubdtype(dtype, kind) for kind in kinds)
 
 
 def _like(value: Any) -> str:

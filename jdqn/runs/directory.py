@@ -10,6 +10,7 @@ import json
 import math
 import pathlib
 import platform
+import re
 import secrets
 import subprocess
 import sys
@@ -32,7 +33,7 @@ HEADERS = {
 def default_run_dir(config: Config) -> pathlib.Path:
     """`runs/ENV-AGENT-SEED-TIME`."""
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    name = config.env.name.replace("/", "_")
+    name = re.sub("[/:]", "_", config.env.name)
     return pathlib.Path("runs") / f"{name}-{config.agent.name}-{config.train.seed}-{now}"
 
 

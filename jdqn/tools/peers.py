@@ -33,7 +33,7 @@ def sb3_steps_per_second(config: Config, *, steps: int) -> float:
         import torch
     except ImportError:
         raise ConfigError(
-            '--peer sb3: Stable-Baselines3 is not installed; pip install "jdqn[bench]"'
+            "--peer sb3: Stable-Baselines3 is not installed; pip install -e '.[bench]'"
         ) from None
     torch.set_num_threads(1)
     start = max(config.replay.batch_size, 8 * config.env.num_envs)

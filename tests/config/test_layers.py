@@ -109,6 +109,7 @@ def test_presets_follow_the_family():
     assert default_preset("minatar/Breakout") == "minatar"
     assert default_preset("bsuite/DeepSea") == "deep_sea"
     assert default_preset("gymnax/CartPole-v1") == "classic"
+    assert default_preset("jax:my_module:make") == "classic"
 
 
 def test_two_names_for_the_environment_are_not_mixed():

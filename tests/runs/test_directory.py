@@ -75,6 +75,8 @@ def test_the_default_directory_names_environment_agent_seed_and_time():
     path = directory.default_run_dir(tiny("gymnax/CartPole-v1", train__seed=5))
     assert path.parts[0] == "runs"
     assert re.fullmatch(r"gymnax_CartPole-v1-dqn-5-\d{8}-\d{6}", path.name)
+    path = directory.default_run_dir(tiny("jax:my_module:make"))
+    assert path.name.startswith("jax_my_module_make-dqn-0-")
 
 
 def test_a_directory_that_is_taken_is_refused_and_left_alone(tmp_path):
