@@ -84,7 +84,7 @@ def _what_is_asked_for(arguments: argparse.Namespace) -> tuple[Config, str | Non
     """The configuration and the run directory of the options."""
     if arguments.resume is None:
         return from_options(arguments), arguments.run_dir
-    for option in ("run_dir", "config", "preset"):
+    for option in ("run_dir", "config", "preset", "protocol"):
         if (value := getattr(arguments, option)) is not None:
             name = option.replace("_", "-")
             raise ConfigError(f"--{name} {value}: a run that goes on with --resume keeps its own")

@@ -1,14 +1,15 @@
-"""TOML layers, later wins: `agents/dqn.toml` < the agent < the preset < a file < overrides.
+"""TOML layers, later wins; defaults live in `configs/agents/dqn.toml` and nowhere else.
 
-`--agent` says what the algorithm is, a preset says what the environment needs. Defaults live in
-`configs/agents/dqn.toml` and nowhere else.
+`agents/dqn.toml` < the agent < the preset < a file < the protocol < overrides. `--agent` says what
+the algorithm is, a preset what the environment needs, a protocol how scores are measured.
 """
 
+import os
 import pathlib
 import re
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pydantic
@@ -17,21 +18,29 @@ import tomli_w
 from jdqn.config.schema import Config, ConfigError, suggest
 from jdqn.config.wording import shown
 
-Kind = Literal["agents", "presets"]
+Kind = Literal["agents", "presets", "protocols"]
 Layer = dict[str, dict[str, Any]]
 
 LONGEST_FILE = 1_000_000  # bytes
 
+# What an option chooses, and the field that records it.
+CHOSEN = {
+    "env": "env.name",
+    "agent": "agent.name",
+    "preset": "env.preset",
+    "protocol": "env.protocol",
+}
+
 
 def config_dir() -> pathlib.Path:
-    """The folder with `agents` and `presets`: inside the installed package or the checkout."""
+    """The folder of the files that ship: inside the installed package, or the checkout."""
     package = pathlib.Path(__file__).parents[1]
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
 
 
 def names(kind: Kind) -> list[str]:
-    """The agents or presets that ship with jdqn."""
+    """The agents, presets or protocols that ship with jdqn."""
     return sorted(path.stem for path in (config_dir() / kind).glob("*.toml"))
 
 
@@ -54,6 +63,7 @@ def load_config(
     env: str | None = None,
     agent: str | None = None,
     preset: str | None = None,
+    protocol: str | None = None,
     file: str | pathlib.Path | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Config:
@@ -61,8 +71,12 @@ def load_config(
 
     Args:
       env: environment name; default: that of `file`, else Breakout.
-      agent: name of a file under configs/agents; default: that of `file`, else dqn.
-      preset: name of a file under configs/presets; default: what the environment asks for.
+      agent: name of a file under configs/agents, or a TOML file of one's own; default: that of
+        `file`, else dqn.
+      preset: name of a file under configs/presets, "none", or "auto", what the environment asks
+        for; default: that of `file`, else "auto".
+      protocol: name of a file under configs/protocols, laid over `file`, or "none"; default: that
+        of `file`, which is laid over it.
       file: a TOML file laid over the preset, for instance a run's `config.toml`.
       overrides: values by dotted name (`{"replay.batch_size": 64}`), laid over all else.
 
@@ -73,34 +87,103 @@ def load_config(
       ConfigError: unknown names, wrong types, values out of range, impossible combinations.
     """
     overrides = dict(overrides or {})
-    user = _read_user_file(file)
-    env = _name_of("env", env, user, overrides, default="Breakout")
-    agent = _name_of("agent", agent, user, overrides, default="dqn")
-    preset = default_preset(env) if preset is None else preset
-    layers = [read_named("agents", "dqn"), read_named("agents", agent)]
-    if preset is not None:
-        layers.append(read_named("presets", preset))
-    layers += [user, {"env": {"name": env}, "agent": {"name": agent}}]
+    user, is_record = ({}, False) if file is None else _read_user_file(file)
+    given = {"env": env, "agent": agent, "preset": preset, "protocol": protocol}
+    asked = {option: _asked(option, name, overrides) for option, name in given.items()}
+    chosen = {option: _chosen(option, name, user) for option, name in asked.items()}
+    if chosen["preset"] == "auto":
+        chosen["preset"] = default_preset(chosen["env"]) or "none"
+    if asked["agent"] is not None and _is_path(chosen["agent"]):
+        chosen["agent"], of_agent = _read_own_agent(chosen["agent"])
+    elif is_record and chosen["agent"] not in names("agents"):
+        of_agent = {}  # it was a file of one's own: the record has all of it
+    else:
+        of_agent = read_named("agents", chosen["agent"])
+    of_preset = _read_chosen("presets", chosen["preset"])
+    of_protocol = _read_chosen("protocols", chosen["protocol"])
+    if is_record:
+        _check_record(file, user, chosen)
+    file_and_protocol = [user, of_protocol]
+    if asked["protocol"] is None:  # the file says it, and what else it says
+        file_and_protocol.reverse()
+    layers = [read_named("agents", "dqn"), of_agent, of_preset, *file_and_protocol]
+    dotted = {CHOSEN[option]: name for option, name in chosen.items()} | overrides
+    return _validate(_merged(layers, dotted))
+
+
+def _merged(layers: Sequence[Layer], dotted: Mapping[str, Any]) -> Layer:
+    """Layers, later wins, and values by dotted name over them."""
     merged: Layer = {}
     for layer in layers:
         for section, fields in layer.items():
             merged.setdefault(section, {}).update(fields)
-    for dotted, value in overrides.items():
-        section, _, field = dotted.partition(".")
+    for name, value in dotted.items():
+        section, _, field = name.partition(".")
         merged.setdefault(section, {})[field] = value
-    return _validate(merged)
+    return merged
 
 
-def _read_user_file(file: str | pathlib.Path | None) -> Layer:
-    """The layer of a user's file, without what a run records beside its configuration."""
-    layer = _read(pathlib.Path(file)) if file is not None else {}
+def _is_path(agent: str) -> bool:
+    """Whether an agent is a file of the user's, and not the name of one that ships with jdqn."""
+    return "/" in agent or os.sep in agent or agent.endswith(".toml")
+
+
+def _read_own_agent(agent: str) -> tuple[str, Layer]:
+    """Name and layer of an agent in a file of the user's: its name is the file's, or its own."""
+    path = pathlib.Path(agent)
+    layer, _ = _read_user_file(path)
+    for option, dotted in CHOSEN.items():
+        section, _, field = dotted.partition(".")
+        if option != "agent" and field in layer.get(section, {}):
+            raise ConfigError(
+                f"{path}: {dotted} is not an agent's to say; name it with --{option}, or in a file "
+                "for --config"
+            )
+    name = layer.get("agent", {}).get("name", path.stem)
+    if name in names("agents"):
+        raise ConfigError(
+            f"--agent {path}: {name} is the name of an agent that ships with jdqn; give the file "
+            "another, or set agent.name in it"
+        )
+    return name, layer
+
+
+def _read_chosen(kind: Kind, name: str) -> Layer:
+    """The layer of a preset or protocol, which may be none."""
+    return {} if name == "none" else read_named(kind, name)
+
+
+def _check_record(file: Any, record: Layer, chosen: Mapping[str, str]) -> None:
+    """Refuses what a run's record, which sets every field, would hide."""
+    hint = "take what you need of it into a file of your own"
+    for option in ("agent", "preset"):
+        section, _, field = CHOSEN[option].partition(".")
+        recorded = record.get(section, {}).get(field, chosen[option])
+        if recorded != chosen[option]:
+            raise ConfigError(
+                f"{file} records a run with {option} {recorded} and sets every field, which "
+                f"leaves nothing of --{option} {chosen[option]}; {hint}"
+            )
+    env = record.get("env", {}).get("name", chosen["env"])
+    before, now = (default_preset(name) or "none" for name in (env, chosen["env"]))
+    if before != now:
+        raise ConfigError(
+            f"{file} records a run on {env} (preset {before}), whose sizes are not those of "
+            f"{chosen['env']} (preset {now}); {hint}"
+        )
+
+
+def _read_user_file(file: str | pathlib.Path) -> tuple[Layer, bool]:
+    """The layer of a user's file, and whether it is what a run recorded, which is left out."""
+    layer = _read(pathlib.Path(file))
+    is_record = isinstance(layer.get("versions"), dict)
     for record in ("versions", "resumed"):
         layer.pop(record, None)
     for section, fields in layer.items():
         if not isinstance(fields, dict):
             key = section if re.fullmatch(r"\w+", section) else f'"{section}"'
             raise ConfigError(f"{key} = {shown(fields)}: {_where(section)}")
-    return layer
+    return layer, is_record
 
 
 def _where(name: str) -> str:
@@ -116,17 +199,23 @@ def _where(name: str) -> str:
     return f"must stand in a section, {under}"
 
 
-def _name_of(
-    section: str, given: str | None, user: Layer, overrides: dict[str, Any], *, default: str
-) -> str:
-    """A name given as an argument or as an override (taken out of them), else in the file."""
-    override = overrides.pop(f"{section}.name", given)
+def _asked(option: str, given: str | None, overrides: dict[str, Any]) -> str | None:
+    """What was given as an argument or as an override, which is taken out of them."""
+    dotted = CHOSEN[option]
+    override = overrides.pop(dotted, given)
     if given is not None and override != given:
-        raise ConfigError(f"--{section} {given} and --{section}.name {override} differ")
-    chosen = user.get(section, {}).get("name", default) if override is None else override
-    if not isinstance(chosen, str):
-        raise ConfigError(f"{section}.name = {shown(chosen)}: must be a string")
-    return chosen
+        raise ConfigError(f"--{option} {given} and --{dotted} {override} differ")
+    return override
+
+
+def _chosen(option: str, asked: str | None, user: Layer) -> str:
+    """A name: what was asked for, else what the file says, else the default."""
+    section, _, field = CHOSEN[option].partition(".")
+    default = read_named("agents", "dqn")[section][field]
+    name = user.get(section, {}).get(field, default) if asked is None else asked
+    if not isinstance(name, str):
+        raise ConfigError(f"{CHOSEN[option]} = {shown(name)}: must be a string")
+    return name
 
 
 def with_overrides(config: Config, **overrides: Any) -> Config:
@@ -186,7 +275,7 @@ def _text(path: pathlib.Path) -> str:
 
 
 def read_named(kind: Kind, name: str) -> Layer:
-    """The layer of an agent or preset that ships with jdqn."""
+    """The layer of an agent, preset or protocol that ships with jdqn."""
     if name not in names(kind):
         known = names(kind)
         raise ConfigError(

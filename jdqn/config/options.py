@@ -8,8 +8,10 @@ import sys
 import tomllib
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
+import pydantic
+
 from jdqn.config.layers import load_config, names, read_named
-from jdqn.config.schema import Config, ConfigError, Section, suggest
+from jdqn.config.schema import Config, ConfigError, Known, Section, suggest
 from jdqn.config.wording import one_line, shown
 
 # What a line of TOML would read past: a comment, another line, nothing that can be typed.
@@ -78,19 +80,27 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds `--env`, `--agent`, `--preset`, `--config` and one option per field."""
+    """Adds `--env`, `--agent`, `--preset`, `--config`, `--protocol`, one option per field."""
     base = read_named("agents", "dqn")
     parser.add_argument("--env", metavar="NAME", help="environment (default: Breakout)")
     parser.add_argument(
-        "--agent", metavar="NAME", help=f"algorithm: {', '.join(names('agents'))} (default: dqn)"
+        "--agent",
+        metavar="NAME",
+        help=f"algorithm: {', '.join(names('agents'))}, or a TOML file of yours (default: dqn)",
     )
     parser.add_argument(
         "--preset",
         metavar="NAME",
         help=f"what the environment needs: {', '.join(names('presets'))} "
-        "(default: by environment, none for Atari)",
+        "or none (default: by environment, none for Atari)",
     )
     parser.add_argument("--config", metavar="FILE", help="TOML file laid over agent and preset")
+    parser.add_argument(
+        "--protocol",
+        metavar="NAME",
+        help=f"how Atari scores are measured: {', '.join(names('protocols'))}, laid over all files "
+        "(default: none)",
+    )
     for section, info in Config.model_fields.items():
         model = info.annotation
         assert isinstance(model, type)
@@ -98,7 +108,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group(f"[{section}]")
         for field, field_info in model.model_fields.items():
             default = base[section][field]
-            accepted = get_args(field_info.annotation) if _is_choice(field_info.annotation) else ()
+            accepted = _choices(field_info)
             one_of = "".join(f"{name}, " for name in accepted).removesuffix(", ")
             of_dqn = f"{one_of}; dqn: {default}" if one_of else f"dqn: {default}"
             help_text = f"{field_info.description} ({of_dqn})".replace("%", "%%")
@@ -107,8 +117,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             )
 
 
-def _is_choice(annotation: Any) -> bool:
-    return get_origin(annotation) is Literal
+def _choices(field: pydantic.fields.FieldInfo) -> tuple[str, ...]:
+    """The names that a field accepts; (): it takes other values."""
+    if get_origin(field.annotation) is Literal:
+        return get_args(field.annotation)
+    return next((mark.names for mark in field.metadata if isinstance(mark, Known)), ())
 
 
 def from_options(arguments: argparse.Namespace) -> Config:
@@ -117,6 +130,7 @@ def from_options(arguments: argparse.Namespace) -> Config:
         env=arguments.env,
         agent=arguments.agent,
         preset=arguments.preset,
+        protocol=arguments.protocol,
         file=arguments.config,
         overrides={
             k: parse_value(v) for k, v in vars(arguments).items() if "." in k and v is not None

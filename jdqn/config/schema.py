@@ -2,11 +2,13 @@
 
 import difflib
 import math
+import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import pydantic
 from pydantic import Field
+from pydantic_core import core_schema
 
 # TOML has no null.
 _none = pydantic.BeforeValidator(lambda value: None if value == "none" else value)
@@ -59,6 +61,43 @@ def _doc(text: str) -> Any:
     return Field(description=text)
 
 
+class Known(NamedTuple):
+    """Marks a string: one of some names, or `module:name` of a module of the user's."""
+
+    names: tuple[str, ...]
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: pydantic.GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        """Checks what is a string; whether such a module is there is asked where it is needed."""
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, value: str) -> str:
+        if value in self.names or is_own(value):
+            return value
+        known = " or ".join(f"'{name}'" for name in self.names)
+        raise ValueError(
+            f"must be {known}, or module:name of a module of yours{suggest(value, self.names)}"
+        )
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is `module:name`, something in a module of the user's."""
+    return bool(re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", name))
+
+
+def is_atari(env_name: str) -> bool:
+    """Whether an environment is called as Atari games are: a word."""
+    return env_name.isidentifier()
+
+
+def _fits_in_a_path(name: str) -> str:
+    """Raises where a name cannot be a part of that of a run directory."""
+    if not re.fullmatch(r"\w[\w.+-]*", name):
+        raise ValueError("must be letters, digits and . _ + - alone")
+    return name
+
+
 class Env(Section):
     """The environment."""
 
@@ -66,6 +105,10 @@ class Env(Section):
         "an Atari game (Breakout), a Gymnasium id (CartPole-v1), JAX-native (minatar/Breakout), "
         "or your own in JAX (jax:my_module:make)"
     )
+    preset: str = _doc(
+        "the file under configs/presets, or none; auto: what the environment asks for"
+    )
+    protocol: str = _doc("Atari: the file under configs/protocols, how scores are measured; or none")
     num_envs: Width = _doc("environments stepped together")
     num_threads: Annotated[int, Field(ge=0, le=1_024)] = _doc(
         "emulator threads; 0: as many as usable cores, at most one per environment"
@@ -101,6 +144,9 @@ class Network(Section):
 
     torso: Literal["auto", "nature", "minatar", "mlp", "none"] = _doc(
         "what the heads share; auto: by observation; none: the heads share nothing"
+    )
+    value_head: Annotated[str, Known(("auto",))] = _doc(
+        "what an action's outputs say; auto: Q-values, or with atoms C51; or module:name of yours"
     )
     torso_hidden: Widths = _doc("widths of the mlp torso")
     hidden: Widths = _doc("hidden widths of each head")
@@ -161,11 +207,13 @@ class Optimizer(Section):
 class Agent(Section):
     """The algorithm."""
 
-    name: str = _doc("the file under configs/agents")
+    name: Annotated[str, pydantic.AfterValidator(_fits_in_a_path)] = _doc(
+        "the file under configs/agents, or of a file of yours"
+    )
     discount: Probability = _doc("γ")
     double: bool = _doc("the online network selects the action that the target evaluates")
-    loss: Literal["huber", "squared"] = _doc(
-        "of the TD error, huber with δ = 1; C51 has a loss of its own"
+    loss: Annotated[str, Known(("huber", "squared"))] = _doc(
+        "of the TD error, huber with δ = 1, or module:name of yours; C51 has a loss of its own"
     )
     reward_clip: NonNegative = _doc("rewards are clipped to ± this when drawn; 0: off")
     target_period_steps: PositiveSteps = _doc(
@@ -175,8 +223,9 @@ class Agent(Section):
     epsilon_end: Probability = _doc("exploration after the decay")
     epsilon_decay_steps: Steps = _doc("agent steps of the decay, from the start of learning")
     epsilon_eval: Probability = _doc("exploration in evaluation")
-    behaviour: Literal["head", "head_per_step", "vote"] = _doc(
-        "who acts in training: a head for each episode, for each step, or all by vote"
+    behaviour: Annotated[str, Known(("head", "head_per_step", "vote"))] = _doc(
+        "who acts in training: a head for each episode, for each step, all by vote, or module:name "
+        "of yours"
     )
     eval_policy: Literal["vote", "mean"] = _doc(
         "who acts in evaluation: all by vote, or their mean"
@@ -267,6 +316,16 @@ def _check_periods(config: Config) -> None:
 
 def _check_switches(config: Config) -> None:
     replay = config.replay
+    if config.env.protocol != "none" and not is_atari(config.env.name):
+        raise ConfigError(
+            f"env.protocol = {config.env.protocol}: a protocol is for Atari games, and env.name = "
+            f'"{config.env.name}" is none'
+        )
+    if is_own(config.agent.loss) and config.network.atoms > 1:
+        raise ConfigError(
+            f"agent.loss = {config.agent.loss}: of no use with network.atoms = "
+            f"{config.network.atoms}, C51 has a loss of its own"
+        )
     if replay.prioritization == "rank" and not replay.priority_exponent:
         raise ConfigError(
             "replay.priority_exponent = 0: must be above 0 with replay.prioritization = rank "
