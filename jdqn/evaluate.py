@@ -4,7 +4,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from jdqn.config import Config, Parser, parse_count, parse_value
+from jdqn.config import Config, Parser, parse_count, parse_value, protocol_of
 from jdqn.runs import stopping
 
 if TYPE_CHECKING:
@@ -52,11 +52,12 @@ def evaluate(run_dir: pathlib.Path, which: str | None, overrides: dict[str, Any]
         sys.stdout.write(f"{limit}\n")
     steps = found.manifest["steps"]
     selected = " (selected: the best evaluation of the run; these are fresh games)"
+    by = "" if config.env.protocol == "none" else f", protocol {protocol_of(config)}"
     play = evaluation.make_evaluator(config, agent)
     for i, state in enumerate(states):
         weights = ", mean weights" if config.network.noisy != "none" else ""
         sys.stdout.write(
-            f"{config.env.name}, {config.agent.name}, seed {fields.seed + i}, after {steps:,} "
+            f"{config.env.name}, {config.agent.name}{by}, seed {fields.seed + i}, after {steps:,} "
             f"steps{selected if which == 'best' else ''}; {fields.eval_episodes} full games each, "
             f"epsilon {config.agent.epsilon_eval:g}{weights}\n"
         )

@@ -8,8 +8,10 @@ from jdqn.config.layers import (
     to_toml,
     with_overrides,
 )
+from jdqn.config.naming import is_own, suggest
 from jdqn.config.options import Parser, add_options, from_options, parse_count, parse_value
-from jdqn.config.schema import Config, ConfigError, RunError, suggest
+from jdqn.config.schema import Config, ConfigError, RunError
+from jdqn.config.sources import layers_of, protocol_of
 from jdqn.config.wording import shown
 
 __all__ = [
@@ -21,10 +23,13 @@ __all__ = [
     "config_dir",
     "default_preset",
     "from_options",
+    "is_own",
+    "layers_of",
     "load_config",
     "names",
     "parse_count",
     "parse_value",
+    "protocol_of",
     "shown",
     "suggest",
     "to_toml",

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import pydantic
 import tomli_w
 
-from jdqn.config.schema import Config, ConfigError, suggest
+from jdqn.config.naming import suggest
+from jdqn.config.schema import Config, ConfigError
 from jdqn.config.wording import shown
 
 Kind = Literal["agents", "presets", "protocols"]
@@ -108,10 +109,10 @@ def load_config(
         file_and_protocol.reverse()
     layers = [read_named("agents", "dqn"), of_agent, of_preset, *file_and_protocol]
     dotted = {CHOSEN[option]: name for option, name in chosen.items()} | overrides
-    return _validate(_merged(layers, dotted))
+    return _validate(merged(layers, dotted))
 
 
-def _merged(layers: Sequence[Layer], dotted: Mapping[str, Any]) -> Layer:
+def merged(layers: Sequence[Layer], dotted: Mapping[str, Any]) -> Layer:
     """Layers, later wins, and values by dotted name over them."""
     merged: Layer = {}
     for layer in layers:

@@ -4,6 +4,7 @@ A run from a stranger must not bring code: a module comes from the user's own Py
 from the folder of a run or of an exported agent, and is named before it is imported.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import pathlib
@@ -12,7 +13,8 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from jdqn.config.schema import ConfigError, suggest
+from jdqn.config.naming import suggest
+from jdqn.config.schema import ConfigError
 from jdqn.config.wording import one_line
 
 # Beside `config.toml`, what tells the folder of a run or of an exported agent.
@@ -61,6 +63,31 @@ def load_object(text: str, field: str) -> Any:
         public = [known for known in vars(module) if not known.startswith("_")]
         raise ConfigError(f'{field}: {module_name} has no "{name}"{suggest(name, public)}')
     return getattr(module, name)
+
+
+def make(text: str, field: str, kind: type, *arguments: Any) -> Any:
+    """What the function that `module:name` stands for makes; see `load_object`.
+
+    Raises:
+      ConfigError: as `load_object`, or the function fails, or makes something of another kind.
+    """
+    with named(field):
+        made = load_object(text, field)(*arguments)
+    if not isinstance(made, kind):
+        raise ConfigError(f"{field}: returned a {type(made).__name__}, must be a {kind.__name__}")
+    return made
+
+
+@contextlib.contextmanager
+def named(field: str) -> Iterator[None]:
+    """Makes one sentence, a ConfigError, of whatever a function of the user's raises."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever its code raises
+        what = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"{field}: raised {type(error).__name__}: {what}") from error
 
 
 def _find(top: str, field: str) -> list[pathlib.Path]:

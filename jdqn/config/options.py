@@ -11,7 +11,8 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 import pydantic
 
 from jdqn.config.layers import load_config, names, read_named
-from jdqn.config.schema import Config, ConfigError, Known, Section, suggest
+from jdqn.config.naming import Known, suggest
+from jdqn.config.schema import Config, ConfigError, Section
 from jdqn.config.wording import one_line, shown
 
 # What a line of TOML would read past: a comment, another line, nothing that can be typed.

@@ -1,14 +1,13 @@
 """The fields of a configuration: names, units, limits, and what may stand beside what."""
 
-import difflib
 import math
-import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import Field
-from pydantic_core import core_schema
+
+from jdqn.config.naming import Known, fits_in_a_path, is_atari, is_own
 
 # TOML has no null.
 _none = pydantic.BeforeValidator(lambda value: None if value == "none" else value)
@@ -61,43 +60,6 @@ def _doc(text: str) -> Any:
     return Field(description=text)
 
 
-class Known(NamedTuple):
-    """Marks a string: one of some names, or `module:name` of a module of the user's."""
-
-    names: tuple[str, ...]
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: pydantic.GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
-        """Checks what is a string; whether such a module is there is asked where it is needed."""
-        return core_schema.no_info_after_validator_function(self._check, handler(source))
-
-    def _check(self, value: str) -> str:
-        if value in self.names or is_own(value):
-            return value
-        known = " or ".join(f"'{name}'" for name in self.names)
-        raise ValueError(
-            f"must be {known}, or module:name of a module of yours{suggest(value, self.names)}"
-        )
-
-
-def is_own(name: str) -> bool:
-    """Whether a name is `module:name`, something in a module of the user's."""
-    return bool(re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", name))
-
-
-def is_atari(env_name: str) -> bool:
-    """Whether an environment is called as Atari games are: a word."""
-    return env_name.isidentifier()
-
-
-def _fits_in_a_path(name: str) -> str:
-    """Raises where a name cannot be a part of that of a run directory."""
-    if not re.fullmatch(r"\w[\w.+-]*", name):
-        raise ValueError("must be letters, digits and . _ + - alone")
-    return name
-
-
 class Env(Section):
     """The environment."""
 
@@ -108,7 +70,9 @@ class Env(Section):
     preset: str = _doc(
         "the file under configs/presets, or none; auto: what the environment asks for"
     )
-    protocol: str = _doc("Atari: the file under configs/protocols, how scores are measured; or none")
+    protocol: str = _doc(
+        "Atari: the file under configs/protocols, how scores are measured; or none"
+    )
     num_envs: Width = _doc("environments stepped together")
     num_threads: Annotated[int, Field(ge=0, le=1_024)] = _doc(
         "emulator threads; 0: as many as usable cores, at most one per environment"
@@ -207,7 +171,7 @@ class Optimizer(Section):
 class Agent(Section):
     """The algorithm."""
 
-    name: Annotated[str, pydantic.AfterValidator(_fits_in_a_path)] = _doc(
+    name: Annotated[str, pydantic.AfterValidator(fits_in_a_path)] = _doc(
         "the file under configs/agents, or of a file of yours"
     )
     discount: Probability = _doc("γ")
@@ -371,10 +335,3 @@ def _nearest(value: int, accepted: Iterable[int]) -> str:
     above = sorted(n for n in positive if n > value)
     near = [str(n) for n in (*below[-1:], *above[:1])]
     return f"the nearest {'is' if len(near) == 1 else 'are'} {' and '.join(near)}"
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean "X"?`, or nothing where no known name is near."""
-    lower = {k.lower(): k for k in known}
-    near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
-    return f'; did you mean "{lower[near[0]]}"?' if near else ""

@@ -36,13 +36,13 @@ def init_actor(spec: EnvSpec, key: chex.PRNGKey, num_envs: int) -> ActorState:
 def act(
     model: Model,
     config: Config,
+    behaviour: exploration.Behaviour,
     state: AgentState,
     actor: ActorState,
     timestep: Timestep,
     tick: chex.Numeric,
 ) -> tuple[chex.Array, ActorState]:
     """The actions `[E]` i32 of a tick in training, and the actor after it."""
-    behaviour = exploration.BEHAVIOURS[config.agent.behaviour]
     tick_key = jax.random.fold_in(actor.key, tick)
     head_key, action_key, noise_key, vote_key = jax.random.split(tick_key, 4)
     redrawn = timestep.first | behaviour.redraws_every_step

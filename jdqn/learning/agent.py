@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jdqn.config import Config
-from jdqn.learning import actor, diagnostics, update, values
+from jdqn.learning import actor, diagnostics, exploration, update, values
 from jdqn.learning.actor import ActorState
 from jdqn.learning.model import (
     NEVER,
@@ -60,11 +60,12 @@ def make_agent(
     """
     model = make_model(config, spec, value_head or values.make_value_head(config))
     optimizer = make_optimizer(config)
+    behaviour = exploration.make_behaviour(config.agent.behaviour)
     learner = update.Learner(config, model, optimizer, replay)
     return Agent(
         init=functools.partial(init, config, spec, model, optimizer),
         init_actor=functools.partial(actor.init_actor, spec),
-        act=functools.partial(actor.act, model, config),
+        act=functools.partial(actor.act, model, config, behaviour),
         act_in_evaluation=functools.partial(actor.act_in_evaluation, model, config),
         learn=functools.partial(update.learn, learner),
         output=functools.partial(diagnostics.output, model),

@@ -7,6 +7,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jdqn.config import modules
+
 
 class Behaviour(NamedTuple):
     """Who acts in training."""
@@ -84,3 +86,9 @@ BEHAVIOURS = {
     "head_per_step": Behaviour(True, by_head),
     "vote": Behaviour(False, by_vote),
 }
+
+
+def make_behaviour(name: str) -> Behaviour:
+    """What `agent.behaviour` names; a function of the user's is the score of an episode's head."""
+    found = BEHAVIOURS.get(name) or modules.load_object(name, f'agent.behaviour = "{name}"')
+    return found if isinstance(found, Behaviour) else Behaviour(False, found)

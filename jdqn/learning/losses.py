@@ -11,6 +11,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jdqn.config import modules
 from jdqn.records import Batch, QOutput
 
 
@@ -36,6 +37,11 @@ def squared(td_error: chex.Array) -> chex.Array:
 
 
 PENALTIES = {"huber": huber, "squared": squared}
+
+
+def make_penalty(name: str) -> Callable[[chex.Array], chex.Array]:
+    """What `agent.loss` names, of a module of the user's too."""
+    return PENALTIES.get(name) or modules.load_object(name, f'agent.loss = "{name}"')
 
 
 def q_learning(penalty: Callable[[chex.Array], chex.Array]) -> TransitionLoss:

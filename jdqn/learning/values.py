@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jdqn.config import Config
+from jdqn.config import Config, is_own, modules
 from jdqn.learning import losses
 from jdqn.learning.losses import Loss
 from jdqn.records import Batch, QOutput
@@ -53,8 +53,11 @@ class ValueHead(NamedTuple):
 def make_value_head(config: Config) -> ValueHead:
     """The value head of a configuration."""
     fields = config.network
+    if is_own(fields.value_head):
+        field = f'network.value_head = "{fields.value_head}"'
+        return modules.make(fields.value_head, field, ValueHead, config)
     if fields.atoms == 1:
-        return expectation(losses.PENALTIES[config.agent.loss])
+        return expectation(losses.make_penalty(config.agent.loss))
     return categorical(jnp.linspace(fields.v_min, fields.v_max, fields.atoms))
 
 

@@ -9,7 +9,7 @@ from jdqn import envs, learning
 from jdqn.config import Config, ConfigError, RunError
 from jdqn.records import EnvSpec, Timestep
 from jdqn.replay import Replay, ReplayState, make_replay
-from jdqn.runs import checkpoint, memory, stopping
+from jdqn.runs import checkpoint, checks, memory, stopping
 from jdqn.runs.checkpoint import Position, Restored
 from jdqn.runs.resume import Resumed
 from jdqn.runs.run import Learned, Result, Run, States
@@ -45,6 +45,7 @@ def build(config: Config, spec: EnvSpec) -> tuple[Replay, learning.Agent]:
       ConfigError: parts that do not go together, or a run that does not fit into memory.
     """
     replay = make_replay(config, spec)
+    checks.check(config, spec, replay)
     agent = learning.make_agent(config, spec, replay)
     memory.check_memory(config, spec, replay, agent)
     return replay, agent

@@ -16,7 +16,7 @@ from jdqn.config import Config, ConfigError, load_config, shown, with_overrides
 from jdqn.envs.guard import EnvError, guard, problem, said
 from jdqn.learning import ActorState, Agent, AgentState
 from jdqn.records import Timestep
-from jdqn.runs import checkpoint, directory, episodes, resume, stopping
+from jdqn.runs import checkpoint, checks, directory, episodes, resume, stopping
 from jdqn.runs.episodes import Episode, Evaluation
 from jdqn.runs.store import DamagedError
 
@@ -207,7 +207,9 @@ def load_run(
     env = guard(envs.make_env(config, num_envs=1), config.env.name)
     spec = env.spec
     env.close()
-    agent = learning.make_agent(config, spec, replay.make_replay(config, spec))
+    memory = replay.make_replay(config, spec)
+    checks.check_own(config, spec, memory)
+    agent = learning.make_agent(config, spec, memory)
     like = jax.eval_shape(lambda key: agent.init(key)[0], jax.random.key(0))
     run_id = directory.run_id_of(run_dir)
     for _ in range(ATTEMPTS):  # a run that goes on may have deleted what was found

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdqn import clock, learning
-from jdqn.config import Config, RunError
+from jdqn.config import Config, RunError, layers_of
 from jdqn.envs import EnvError
 from jdqn.records import Timestep
 from jdqn.replay import Replay
@@ -337,7 +337,7 @@ class Run:
 
 
 def title(config: Config, replay: Replay, path: pathlib.Path, steps: int) -> str:
-    """The first line of a run, which goes on from some steps."""
+    """The first lines of a run, which goes on from some steps."""
     fields = config.train
     first = fields.seed
     last = fields.seed + fields.num_seeds - 1
@@ -347,7 +347,7 @@ def title(config: Config, replay: Replay, path: pathlib.Path, steps: int) -> str
         f"{config.agent.name} on {config.env.name}, {seeds}, "
         f"{start}; replay {replay.capacity:,} transitions, "
         f"{replay.num_bytes * fields.num_seeds / 1e9:.2f} GB on "
-        f"{jax.devices()[0].device_kind}; writing {path}"
+        f"{jax.devices()[0].device_kind}; writing {path}\n{layers_of(config)}"
     )
 
 

@@ -1,0 +1,53 @@
+"""What names look like: one of those known, something of the user's own, an Atari game."""
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import pydantic
+from pydantic_core import core_schema
+
+
+class Known(NamedTuple):
+    """Marks a string: one of some names, or `module:name` of a module of the user's."""
+
+    names: tuple[str, ...]
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: pydantic.GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        """Checks what is a string; whether such a module is there is asked where it is needed."""
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, value: str) -> str:
+        if value in self.names or is_own(value):
+            return value
+        known = " or ".join(f"'{name}'" for name in self.names)
+        raise ValueError(
+            f"must be {known}, or module:name of a module of yours{suggest(value, self.names)}"
+        )
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is `module:name`, something in a module of the user's."""
+    return bool(re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", name))
+
+
+def is_atari(env_name: str) -> bool:
+    """Whether an environment is called as Atari games are: a word."""
+    return env_name.isidentifier()
+
+
+def fits_in_a_path(name: str) -> str:
+    """Raises where a name cannot be a part of that of a run directory."""
+    if not re.fullmatch(r"\w[\w.+-]*", name):
+        raise ValueError("must be letters, digits and . _ + - alone")
+    return name
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean "X"?`, or nothing where no known name is near."""
+    lower = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
+    return f'; did you mean "{lower[near[0]]}"?' if near else ""
