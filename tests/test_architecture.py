@@ -110,7 +110,7 @@ def imports_to_the_right(module, tree):
             yield f"relative import {name}"
         if package_of(name) == "jdqn":
             target = [*name.split("."), ""][1]
-            if target != own and LEVEL.get(target, len(LEVELS)) >= LEVEL[own]:
+            if target not in (own, "__version__") and LEVEL.get(target, len(LEVELS)) >= LEVEL[own]:
                 yield f"{own} imports {name}"
 
 
@@ -332,3 +332,8 @@ def test_the_package_names_no_module_in_all():
 def test_required_python_is_what_the_tools_check():
     assert PROJECT["project"]["requires-python"] == ">=3.11"
     assert PROJECT["tool"]["mypy"]["python_version"] == "3.11"
+
+
+def test_the_version_is_written_once():
+    assert "version" in PROJECT["project"]["dynamic"]
+    assert (TESTS.parent / PROJECT["tool"]["hatch"]["version"]["path"]).samefile(jdqn.__file__)

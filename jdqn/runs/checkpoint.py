@@ -4,7 +4,6 @@ Parts, one blob each: `counters`, `held_out`, `environment`, and of each seed th
 carry (`0/state`, `0/actor`, ...). The rows of the replay are apart, see `runs.slices`.
 """
 
-import importlib.metadata
 import json
 import pathlib
 import re
@@ -16,6 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jdqn import __version__
 from jdqn.config import Config, ConfigError, shown
 from jdqn.replay import Rows
 from jdqn.runs import parts, slices
@@ -62,7 +62,7 @@ def store_of(run_dir: pathlib.Path) -> Store:
 
 def versions() -> dict[str, str]:
     """Of what computes: with others a run that goes on may differ in last digits."""
-    return {"jdqn": importlib.metadata.version("jdqn"), "jax": jax.__version__}
+    return {"jdqn": __version__, "jax": jax.__version__}
 
 
 def config_record(config: Config) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from jdqn import __version__
 from jdqn.config import Config, ConfigError, to_toml
 from jdqn.runs.board import Board
 from jdqn.runs.episodes import Episode, Evaluation
@@ -213,7 +214,7 @@ def _record(path: pathlib.Path, command: str, resumed_steps: int | None) -> dict
 def _versions() -> dict[str, str]:
     """Versions, and the git revision of the code."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy", "gymnasium", "envpool")
-    found = {"jdqn": importlib.metadata.version("jdqn"), "python": platform.python_version()}
+    found = {"jdqn": __version__, "python": platform.python_version()}
     for package in packages:
         try:
             found[package] = importlib.metadata.version(package)

@@ -1,5 +1,6 @@
 """The files of a run directory, without a run."""
 
+import importlib.metadata
 import pathlib
 import re
 import tomllib
@@ -9,8 +10,9 @@ import pytest
 from helpers import tiny
 from runs_helpers import log, table
 
+import jdqn
 from jdqn.config import ConfigError, load_config
-from jdqn.runs import directory
+from jdqn.runs import checkpoint, directory
 from jdqn.runs.episodes import Episode, Evaluation
 
 TABLES = {"metrics.jsonl", "episodes.csv", "evaluations.csv"}
@@ -40,6 +42,17 @@ def test_config_toml_holds_the_configuration_and_where_it_comes_from(tmp_path):
     assert recorded["command"] == "the command"
     assert recorded["jax"] == jax.__version__
     assert {"jdqn", "python", "numpy", "envpool", "gymnasium", "git"} <= recorded.keys()
+
+
+def test_a_checkout_that_is_not_installed_can_be_run(tmp_path, monkeypatch):
+    def version(package):
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    write(tmp_path, tiny())
+    recorded = directory.read_record(tmp_path)["versions"]
+    assert (recorded["jdqn"], recorded["envpool"]) == (jdqn.__version__, "not installed")
+    assert checkpoint.versions()["jdqn"] == jdqn.__version__
 
 
 def test_tables_hold_what_they_were_told(tmp_path):
