@@ -1,5 +1,6 @@
 """Full games with saved parameters: `python -m jdqn.evaluate RUN`."""
 
+import contextlib
 import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
 def evaluate(run_dir: pathlib.Path, which: str | None, overrides: dict[str, Any]) -> None:
     """Plays with every seed of a run, by every policy, and prints what came of it."""
     from jdqn import envs
-    from jdqn.runs import evaluation
+    from jdqn.runs import evaluation, progress
 
     config, agent, found, states = evaluation.load_run(run_dir, which, **overrides)
     fields = config.train
@@ -54,6 +55,7 @@ def evaluate(run_dir: pathlib.Path, which: str | None, overrides: dict[str, Any]
     selected = " (selected: the best evaluation of the run; these are fresh games)"
     by = "" if config.env.protocol == "none" else f", protocol {protocol_of(config)}"
     play = evaluation.make_evaluator(config, agent)
+    stop = stopping.Stop()  # of who reads how far it is: nobody need
     for i, state in enumerate(states):
         weights = ", mean weights" if config.network.noisy != "none" else ""
         sys.stdout.write(
@@ -62,7 +64,15 @@ def evaluate(run_dir: pathlib.Path, which: str | None, overrides: dict[str, Any]
             f"epsilon {config.agent.epsilon_eval:g}{weights}\n"
         )
         for policy in evaluation.policies(config):
-            result = play(state, fields.seed + i, evaluation.COMMAND_SEED_OFFSET, policy)
+            sys.stdout.flush()
+            with contextlib.closing(progress.Line(stop, stderr=True)) as line:
+                result = play(
+                    state,
+                    fields.seed + i,
+                    evaluation.COMMAND_SEED_OFFSET,
+                    policy,
+                    line.evaluating,
+                )
             sys.stdout.write(_line(config, policy, result))
 
 
@@ -71,10 +81,11 @@ def _line(config: Config, policy: str, result: "Evaluation") -> str:
 
     normalised = human_normalised(config.env.name, result.return_mean)
     human = "" if normalised is None else f", human-normalised {100 * normalised:.1f} %"
+    several = result.episodes > 1
+    error = f" ± {result.return_std_error:.2f} (standard error)" if several else ""
     return (
-        f"{policy:8} mean {result.return_mean:.2f} ± {result.return_std_error:.2f} "
-        f"(standard error), median {result.return_median:.2f}, mean length "
-        f"{result.length_mean:.0f} steps{human}\n"
+        f"{policy:8} mean {result.return_mean:.2f}{error}, median {result.return_median:.2f}, "
+        f"mean length {result.length_mean:.0f} steps{human}\n"
     )
 
 

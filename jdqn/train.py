@@ -1,13 +1,15 @@
 """Training, from Python and by `python -m jdqn.train --env Breakout`."""
 
 import argparse
+import contextlib
 import pathlib
 import shlex
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from jdqn.config import Config, ConfigError, Parser, add_options, from_options
+from jdqn.config import Config, ConfigError, Parser, add_options, from_options, layers_of
+from jdqn.config.wording import one_line
 from jdqn.runs import stopping
 
 if TYPE_CHECKING:
@@ -42,10 +44,26 @@ def train(
       ConfigError: before anything is written.
       RunError: the run could not go on; what could be saved has been, and the sentence says so.
     """
+    _announce(config, run_dir if resumes else None)
     from jdqn import envs, loops
 
     make_env = make_env or envs.make_env
     return loops.train(config, run_dir=run_dir, make_env=make_env, command=command, resumes=resumes)
+
+
+def _announce(config: Config, resumed: str | pathlib.Path | None) -> None:
+    """Says what is asked for; what is imported then takes seconds."""
+    fields = config.train
+    last = fields.seed + fields.num_seeds - 1
+    seeds = f"seed {last}" if fields.num_seeds == 1 else f"seeds {fields.seed} to {last}"
+    start = f"going on with {resumed}: " if resumed else ""
+    what = f"{start}{config.agent.name} on {config.env.name}, {seeds}, {fields.steps:,} steps"
+    lines = f"{one_line(what)}\n{one_line(layers_of(config))}\n"
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody reads, a full disk: the run will find out
+            stream.write(lines)
+            stream.flush()
+            return
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -2,9 +2,12 @@
 
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 
 import pytest
+from helpers import tiny
 
 from jdqn import train as door
 from jdqn.config import load_config
@@ -36,9 +39,58 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert recorded == shlex.join(["python", "-m", "jdqn.train", *argv])
     # No terminal here: plain lines, one for each event.
     printed = capsys.readouterr()
-    title, *lines = printed.out.splitlines()
+    asked, replay, writing, *lines = printed.out.splitlines()
     assert printed.err == ""
     assert not {"\x1b", "\r"} & set(printed.out)
-    assert all(words in title for words in ["CartPole-v1", "seed 5", "2,000 steps", str(path.name)])
-    assert [line.split("  ")[0] for line in lines[:2]] == ["steps 1,000", "steps 2,000"]
-    assert lines[2].startswith("evaluation at 2,000 steps: 2 full games")
+    assert asked == "dqn on CartPole-v1, seed 5, 2,000 steps"
+    assert replay.startswith("replay 50,000 transitions, ")
+    assert writing == f"writing runs/{path.name}"
+    starts = [
+        "compiling",
+        "filling the replay: learning starts at 1,000 steps",
+        "learning",
+        "steps 1,000  50%  ",
+        "steps 2,000  100%  ",
+        "evaluation at 2,000 steps: 2 full games, mean ",
+        "done: 2,000 steps in 0:0",
+        f"  python -m jdqn.evaluate runs/{path.name}",
+        f"  python -m jdqn.plots curve.png runs/{path.name}",
+        f"  python -m jdqn.train --resume runs/{path.name} --steps 4000",
+    ]
+    for line, start in zip(lines, starts, strict=True):
+        assert line.startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("changed", "resumed", "said"),
+    [
+        ({}, None, "dqn on CartPole-v1, seed 0, 400 steps\n"),
+        ({"train__seed": 3, "train__num_seeds": 4}, None, "dqn on CartPole-v1, seeds 3 to 6, 400"),
+        ({}, "runs/a", "going on with runs/a: dqn on CartPole-v1, seed 0, 400 steps\n"),
+    ],
+)
+def test_what_is_asked_for_is_said_first(capsys, changed, resumed, said):
+    door._announce(tiny(**changed), resumed)
+    assert capsys.readouterr().out.startswith(said)
+
+
+FIRST_LINE = """
+import sys
+from jdqn import train
+
+class Seen(Exception):
+    pass
+
+class Out:
+    def write(self, text):
+        assert "CartPole-v1" in text
+        raise Seen(sorted({"jax", "numpy"} & set(sys.modules)))
+
+sys.stdout = Out()
+train.main(["--env", "CartPole-v1"])
+"""
+
+
+def test_the_first_line_does_not_wait_for_jax():
+    answer = subprocess.run([sys.executable, "-c", FIRST_LINE], capture_output=True, text=True)
+    assert "Seen: []\n" in answer.stderr

@@ -27,6 +27,16 @@ class Evaluation(NamedTuple):
     length_mean: float  # agent steps
 
 
+class Standing(NamedTuple):
+    """How far an evaluation is."""
+
+    finished: int  # games
+    episodes: int  # games in all
+    steps: int  # agent steps of all its games so far
+    seconds_left: float | None  # None: not known yet
+    is_bound: bool  # it takes at most so long: no game has shown how long such games are
+
+
 class Episodes(NamedTuple):
     """Where the episodes of `E` environments stand, and the last ones that ended."""
 

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import pathlib
+import time
 from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
@@ -17,7 +18,7 @@ from jdqn.envs.guard import EnvError, guard, problem, said
 from jdqn.learning import ActorState, Agent, AgentState
 from jdqn.records import Timestep
 from jdqn.runs import checkpoint, checks, directory, episodes, resume, stopping
-from jdqn.runs.episodes import Episode, Evaluation
+from jdqn.runs.episodes import Episode, Episodes, Evaluation, Standing
 from jdqn.runs.store import DamagedError
 
 # Far from the training seeds, and apart from each other: what picks the best evaluation of a run
@@ -26,10 +27,13 @@ TRAINING_SEED_OFFSET = 10_000
 COMMAND_SEED_OFFSET = 20_000
 MAX_PARALLEL_GAMES = 32
 TICKS_PER_CALL = 64
+WATCH_SECONDS = 0.2  # between two calls of who watches
 ATTEMPTS = 5
 
 MakeEnv = Callable[..., envs.VectorEnv]
-Evaluator = Callable[[AgentState, int, int, str], Evaluation]
+Watch = Callable[[Standing], None]
+# Of AgentState, seed of the run, what the games' seed is apart, policy, and a Watch or nothing.
+Evaluator = Callable[..., Evaluation]
 Player = Callable[[AgentState, ActorState, int, int], Generator[Timestep]]
 
 
@@ -52,8 +56,9 @@ def make_evaluator(
 
     Returns:
       A function of the agent's state, the seed of its run, what the seed of the games is apart
-      from it, and the policy: `vote`, `mean` or one head such as `head_3`. It raises `EnvError`
-      where an environment goes wrong.
+      from it, and the policy: `vote`, `mean` or one head such as `head_3`; and where somebody
+      watches, of what is told how far it is, at the start and several times a second. It raises
+      `EnvError` where an environment goes wrong.
     """
     num_episodes = config.train.eval_episodes
     num_envs = min(num_episodes, MAX_PARALLEL_GAMES)
@@ -62,7 +67,11 @@ def make_evaluator(
     else:
         play = _player_on_host(config, agent, num_envs, make_env, stop)
 
-    def evaluate(state: AgentState, run_seed: int, offset: int, policy: str) -> Evaluation:
+    most = config.env.max_episode_steps
+
+    def evaluate(
+        state: AgentState, run_seed: int, offset: int, policy: str, watch: Watch | None = None
+    ) -> Evaluation:
         seed = run_seed + offset
         # Apart from the environments' key of the same seed.
         key = jax.random.fold_in(jax.random.key(seed), np.uint32(2**31 + 1))
@@ -70,7 +79,8 @@ def make_evaluator(
         actor = actor.replace(head=jnp.full_like(actor.head, head_of(policy)))
         try:
             with contextlib.closing(play(state, actor, seed, run_seed)) as games:
-                return summary(_finished(games, num_envs, num_episodes, stop))
+                tell = _Teller(watch, num_episodes, most).tell if watch else None
+                return summary(_finished(games, num_envs, num_episodes, stop, tell))
         except EnvError as error:
             raise EnvError(f"in evaluation, {error}") from error
 
@@ -87,7 +97,11 @@ def head_of(policy: str) -> int:
 
 
 def _finished(
-    games: Iterable[Timestep], num_envs: int, num_episodes: int, stop: stopping.Stop | None
+    games: Iterable[Timestep],
+    num_envs: int,
+    num_episodes: int,
+    stop: stopping.Stop | None,
+    tell: Callable[[Episodes, np.ndarray, list[Episode]], None] | None,
 ) -> list[Episode]:
     """The first episodes of each environment, their numbers fixed beforehand."""
     tracked = episodes.start(num_envs)
@@ -104,7 +118,67 @@ def _finished(
                 finished.append(episode)
         if not left.any():
             break
+        if tell is not None:
+            tell(tracked, left, finished)
     return finished
+
+
+class _Teller:
+    """Tells who watches, not too often, how far an evaluation is."""
+
+    def __init__(self, watch: Watch, num_episodes: int, most: int):
+        """`most` agent steps has a game."""
+        self._watch = watch
+        self._episodes = num_episodes
+        self._most = most
+        self._ticks = 0
+        self._began = 0.0
+        self._told_at = time.monotonic()
+        watch(Standing(0, num_episodes, 0, None, False))
+
+    def tell(self, tracked: Episodes, left: np.ndarray, finished: list[Episode]) -> None:
+        """After a tick; `left` are the games that each environment still has to end, `[E]`."""
+        now = time.monotonic()
+        self._ticks += 1
+        if self._ticks <= 2:  # what acts was compiled between the first two
+            self._began = now
+        if self._ticks <= 2 or now - self._told_at < WATCH_SECONDS:
+            return
+        self._told_at = now
+        lengths = [episode.length for episode in finished]
+        ticks, is_bound = ticks_left(tracked.length, left, lengths, self._most)
+        self._watch(
+            Standing(
+                finished=len(finished),
+                episodes=self._episodes,
+                steps=sum(lengths) + int(tracked.length[left > 0].sum()),
+                seconds_left=ticks * (now - self._began) / (self._ticks - 2),
+                is_bound=is_bound,
+            )
+        )
+
+
+def ticks_left(
+    length: np.ndarray, left: np.ndarray, finished: list[int], most: int
+) -> tuple[float, bool]:
+    """How many ticks an evaluation still needs, by the mean length of the games that ended.
+
+    Args:
+      length: `[E]`, agent steps of the games that are going on.
+      left: `[E]`, games that each environment still has to end.
+      finished: lengths of the games that ended.
+      most: agent steps of a game.
+
+    Returns:
+      The ticks, and whether they are a bound: a game may take `most` steps where none has ended,
+      or where it is longer than the mean already.
+    """
+    expected = float(np.mean(finished)) if finished else float(most)
+    is_long = (length >= expected) | (not finished)
+    now = np.where(is_long, most - length, expected - length)
+    ticks = np.where(left > 0, now + (left - 1) * (expected + 1), 0)
+    last = int(np.argmax(ticks))
+    return float(ticks[last]), bool(is_long[last])
 
 
 def _player_on_host(

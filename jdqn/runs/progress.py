@@ -1,21 +1,35 @@
-"""What a run shows while it goes on."""
+"""What a run shows while it goes on: one live line on a terminal, plain lines elsewhere."""
 
 import contextlib
 import datetime
+import pathlib
+import shlex
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 import rich.console
-import rich.progress
+import rich.live
+import rich.text
 
 from jdqn.runs import stopping
+from jdqn.runs.episodes import Standing
+
+SPARKS = "▁▂▃▄▅▆▇█"
+REFRESHES_PER_SECOND = 5
+EVALUATION_SECONDS = 30.0  # between lines of an evaluation where there is no terminal
+MOST_STEPS = 2_000_000_000  # of a run
+NEWEST = 0.3  # weight of the newest speed in that by which the time left is told
+
+# Texts of a line with their rank: where it is too long, those of the highest rank go first.
+Parts = Sequence[tuple[int, str]]
 
 
 class _Console(rich.console.Console):
     """Standard output; a reader that went away asks the run to stop."""
 
-    def __init__(self, stop: stopping.Stop):
-        super().__init__()
+    def __init__(self, stop: stopping.Stop, *, stderr: bool = False):
+        super().__init__(stderr=stderr)
         self._stop = stop
 
     def on_broken_pipe(self) -> None:
@@ -26,50 +40,52 @@ class _Console(rich.console.Console):
     def lose(self) -> None:
         """Prints nothing any more."""
         self.quiet = True
-        stopping.silence(sys.stdout)
+        stopping.silence(self.file)
 
 
-class Progress:
-    """A live line on a terminal; plain lines elsewhere."""
+class Line:
+    """A line that stays below what is said, where there is a terminal; nothing elsewhere."""
 
-    def __init__(self, title: str, steps: int, total_steps: int, stop: stopping.Stop):
-        self._console = _Console(stop)
-        self._bar: rich.progress.Progress | None = None
-        self._total_steps = total_steps
-        self.say(title)
-        if self._console.is_terminal:
-            self._bar = rich.progress.Progress(
-                rich.progress.BarColumn(bar_width=20),
-                rich.progress.TextColumn("{task.description}"),
-                rich.progress.TimeElapsedColumn(),
-                rich.progress.TextColumn("left"),
-                rich.progress.TimeRemainingColumn(),
+    def __init__(self, stop: stopping.Stop, *, stderr: bool = False):
+        self._console = _Console(stop, stderr=stderr)
+        self._live: rich.live.Live | None = None
+        self._parts: Callable[[], Parts] = tuple
+        self._evaluation_said_at: float | None = None
+
+    def show(self, parts: Callable[[], Parts]) -> None:
+        """Shows from now on what a function returns, asked again and again by another thread."""
+        self._parts = parts
+        if self._live is None and self._console.is_terminal:
+            self._live = rich.live.Live(
                 console=self._console,
+                get_renderable=self._render,
+                refresh_per_second=REFRESHES_PER_SECOND,
+                transient=True,
             )
-            self._bar.start()
-            self._task = self._bar.add_task("compiling", total=total_steps, completed=steps)
+            self._live.start()
 
-    def update(self, steps: int, values: Mapping[str, float | int | None]) -> None:
-        """Shows a log event."""
+    def _render(self) -> rich.text.Text:
+        # A full last column makes some terminals wrap.
+        plain = fitted(self._parts(), self._console.width - 1)
+        if not self._console.encoding.lower().startswith("utf"):
+            plain = plain.translate(str.maketrans("━╸─", "#--", SPARKS))
+        text = rich.text.Text(plain, no_wrap=True, overflow="crop")
+        text.highlight_regex("[━╸]+", "green")
+        text.highlight_regex("─+", "dim")
+        return text
 
-        def show(name: str, form: str) -> str:
-            value = values.get(name)
-            return "–" if value is None else format(value, form)
-
-        text = (
-            f"steps {steps:,}  episodes {show('episodes', ',.0f')}  return "
-            f"{show('episode_return', '.2f')}  {show('steps_per_second', ',.0f')} steps/s  "
-            f"epsilon {show('epsilon', '.3f')}  loss {show('loss', '.4g')}"
-        )
-        if self._bar is not None:
-            self._bar.update(self._task, completed=steps, description=text)
-            return
-        rate = values.get("steps_per_second") or 0.0
-        seconds = int(max(self._total_steps - steps, 0) / rate) if rate else 0
-        self.say(f"{text}  left {datetime.timedelta(seconds=seconds) if rate else '?'}")
+    def evaluating(self, standing: Standing) -> None:
+        """Shows how far an evaluation is; where there is no terminal, now and then."""
+        self.show(lambda: evaluation_parts(standing))
+        now = time.monotonic()
+        if self._evaluation_said_at is None:
+            self._evaluation_said_at = now
+        if self._live is None and now - self._evaluation_said_at > EVALUATION_SECONDS:
+            self._evaluation_said_at = now
+            self.say(evaluation_line(standing))
 
     def say(self, text: str) -> None:
-        """Prints a line, above the bar where there is one; on stderr where stdout is gone."""
+        """Prints a line, above the live one where there is one; on stderr where stdout is gone."""
         if not self._console.quiet:
             try:
                 self._console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -80,6 +96,178 @@ class Progress:
             print(text, file=sys.stderr)  # noqa: T201
 
     def close(self) -> None:
-        """Takes the bar off the terminal."""
-        if self._bar is not None:
-            self._bar.stop()
+        """Takes the live line off the terminal."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+class Progress(Line):
+    """How far a run is, and how long it will take at the speed of learning."""
+
+    def __init__(
+        self,
+        title: str,
+        steps: int,
+        learning_starts_steps: int,
+        total_steps: int,
+        stop: stopping.Stop,
+    ):
+        """A run at `steps`, about to compile."""
+        super().__init__(stop)
+        self._steps = steps
+        self._logged_steps = steps
+        self._learning_starts_steps = learning_starts_steps
+        self._total_steps = total_steps
+        self._stage = ""
+        self._returns: list[float] = []
+        self._rate: float | None = None  # of the last log period
+        self._learning_rate: float | None = None  # steps per second while learning
+        self.say(title)
+        self._enter("compiling")
+
+    def reach(self, steps: int) -> None:
+        """Shows how many steps are done, and says when something else begins."""
+        self._steps = steps
+        if steps >= self._learning_starts_steps:
+            self._enter("learning")
+            return
+        starts = f"learning starts at {self._learning_starts_steps:,} steps"
+        self._enter("filling", f"filling the replay: {starts}")
+
+    def _enter(self, stage: str, sentence: str = "") -> None:
+        """Shows what the run does from now on, in a word and where it needs one a sentence."""
+        if stage == self._stage:
+            return
+        self._stage = stage
+        self.show(self._run_parts)
+        if sentence or self._live is None:
+            self.say(sentence or stage)
+
+    def update(self, steps: int, values: Mapping[str, float | int | None]) -> None:
+        """Shows a log event."""
+        self._steps = steps
+        self._rate = values.get("steps_per_second")
+        # A period that was all learning.
+        learned = self._logged_steps >= self._learning_starts_steps
+        self._logged_steps = steps
+        if learned and self._rate:
+            before = self._rate if self._learning_rate is None else self._learning_rate
+            self._learning_rate = (1 - NEWEST) * before + NEWEST * self._rate
+        if (mean := values.get("episode_return")) is not None:
+            self._returns.append(mean)
+        if self._live is None:
+            self.say(
+                f"steps {steps:,}  {self._fraction():.0%}  episodes "
+                f"{_shown(values.get('episodes'), ',.0f')}  return {_shown(mean, '.2f')}  "
+                f"{_shown(self._rate, ',.0f')} steps/s  "
+                f"epsilon {_shown(values.get('epsilon'), '.3f')}  "
+                f"loss {_shown(values.get('loss'), '.4g')}  left {duration(self._seconds_left())}"
+            )
+
+    def evaluated(self) -> None:
+        """The run goes on after an evaluation."""
+        self._evaluation_said_at = None
+        self.show(self._run_parts)
+
+    def _fraction(self) -> float:
+        return min(self._steps / self._total_steps, 1.0)
+
+    def _seconds_left(self) -> float | None:
+        """At the speed of learning; None before that has been measured."""
+        if not self._learning_rate:
+            return None
+        return max(self._total_steps - self._steps, 0) / self._learning_rate
+
+    def _run_parts(self) -> Parts:
+        fraction = self._fraction()
+        mean = self._returns[-1] if self._returns else None
+        return (
+            (5, f"{self._stage:9} "),
+            (3, f"{bar(fraction)} "),
+            (0, f"{fraction:4.0%}"),
+            (2, f"  return {_shown(mean, '.2f'):>6}"),
+            (6, f" {sparkline(self._returns):8}"),
+            (4, f"  {_shown(self._rate, ',.0f'):>5} steps/s"),
+            (1, f"  left {duration(self._seconds_left())}"),
+        )
+
+
+def fitted(parts: Parts, columns: int) -> str:
+    """The texts of a line side by side; the least important are left out where they do not fit."""
+    kept = list(parts)
+    while len(kept) > 1 and sum(len(text) for _, text in kept) > columns:
+        kept.remove(max(kept))
+    return "".join(text for _, text in kept).strip()[: max(columns, 0)]
+
+
+def evaluation_parts(standing: Standing) -> Parts:
+    """How far an evaluation is, for a terminal."""
+    bound = "at most " if standing.is_bound else ""
+    return (
+        (4, "evaluating "),
+        (3, f"{bar(standing.finished / standing.episodes)} "),
+        (0, f"{standing.finished} of {standing.episodes} games"),
+        (2, f"  {standing.steps:,} steps"),
+        (1, f"  left {bound}{duration(standing.seconds_left)}"),
+    )
+
+
+def evaluation_line(standing: Standing) -> str:
+    """How far an evaluation is, in a line of its own."""
+    bound = "at most " if standing.is_bound else ""
+    return (
+        f"evaluating: {standing.finished} of {standing.episodes} games, {standing.steps:,} steps "
+        f"played, left {bound}{duration(standing.seconds_left)}"
+    )
+
+
+def bar(fraction: float, columns: int = 10) -> str:
+    """A bar of which a fraction is full."""
+    halves = int(fraction * 2 * columns)
+    full = "━" * (halves // 2) + "╸" * (halves % 2)
+    return full + "─" * (columns - len(full))
+
+
+def sparkline(values: Sequence[float], columns: int = 8) -> str:
+    """Values from first to last as blocks between their least and their largest."""
+    if len(values) < 2:
+        return ""
+    count = min(len(values), columns)
+    places = [i * (len(values) - 1) // (count - 1) for i in range(count)]
+    chosen = [values[place] for place in places]
+    low = min(chosen)
+    spread = max(chosen) - low
+    heights = [(value - low) / spread if spread else 0.0 for value in chosen]
+    return "".join(SPARKS[round(height * (len(SPARKS) - 1))] for height in heights)
+
+
+def next_commands(
+    path: pathlib.Path, *, steps: int, draws: bool, plays: bool, goal: str | None
+) -> str:
+    """What may be typed after a run.
+
+    Args:
+      path: its directory.
+      steps: agent steps that it has done.
+      draws: it has a curve: an episode has ended.
+      plays: the commands know its environment.
+      goal: the option that goes on with a run that reached its own.
+    """
+    run = shlex.quote(str(path))
+    more = goal or (f"--steps {2 * steps}" if steps <= MOST_STEPS // 2 else None)
+    commands = {
+        f"python -m jdqn.evaluate {run}": plays,
+        f"python -m jdqn.plots curve.png {run}": draws,
+        f"python -m jdqn.train --resume {run} {more}": plays and more is not None,
+    }
+    return "\n".join(f"  {command}" for command, fits in commands.items() if fits)
+
+
+def duration(seconds: float | None) -> str:
+    """Hours, minutes and seconds; a dash where they are not known."""
+    return "–" if seconds is None else str(datetime.timedelta(seconds=int(seconds)))
+
+
+def _shown(value: float | int | None, form: str) -> str:
+    return "–" if value is None else format(value, form)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdqn import clock, learning
-from jdqn.config import Config, RunError, layers_of
+from jdqn.config import Config, RunError
 from jdqn.envs import EnvError
 from jdqn.records import Timestep
 from jdqn.replay import Replay
@@ -79,7 +79,8 @@ class Run:
         self._started = time.monotonic() - self.counters.seconds
         self._logged_at = time.monotonic()
         self._first_tick_at: float | None = None
-        self._progress = progress.Progress(title, self.counters.steps, fields.steps, stop)
+        learns = self.counters.empty_replay_steps + fields.learning_starts_steps
+        self._progress = progress.Progress(title, self.counters.steps, learns, fields.steps, stop)
 
     # --- What the loop tells ---------------------------------------------------------------------
 
@@ -103,6 +104,7 @@ class Run:
           RunError: something is not finite, or an environment failed in an evaluation.
         """
         fields = self._config.train
+        self._progress.reach(self.counters.steps)
         logs = self._is_due(fields.log_period_steps)
         owed = self.counters.evaluation_owed or self._is_due(fields.eval_period_steps)
         saves = self._is_due(fields.checkpoint_period_steps) or self._is_first_due()
@@ -144,7 +146,7 @@ class Run:
         counted = self.counters
         returns = [episodes.mean_return(of_seed) for of_seed in counted.episodes]
         means = [mean for mean in returns if mean is not None]
-        return Result(
+        result = Result(
             run_dir=self._directory.path,
             steps=steps,
             episodes=sum(of_seed.num_episodes for of_seed in counted.episodes),
@@ -153,6 +155,9 @@ class Run:
             state=_joined(states),
             stopped_by=self._stop.reason,
         )
+        if not self._stop:
+            self._say_what_comes_next(result)
+        return result
 
     def fail(self, what: str, states: States, position: Position) -> None:
         """Saves what there is and raises RunError: the environment cannot go on."""
@@ -261,7 +266,9 @@ class Run:
         steps = self.counters.steps
         try:
             results = tuple(
-                self._evaluate(one, seed, evaluation.TRAINING_SEED_OFFSET, policy)
+                self._evaluate(
+                    one, seed, evaluation.TRAINING_SEED_OFFSET, policy, self._progress.evaluating
+                )
                 for seed, one in zip(self._seeds, states, strict=True)
             )
         except stopping.Interrupted:
@@ -270,16 +277,18 @@ class Run:
         except EnvError as error:
             self.fail(str(error), states, position)
             return
+        finally:
+            self._progress.evaluated()
         self.counters = self.counters._replace(
             evaluated_steps=steps, evaluation_owed=0, evaluations=results
         )
         for seed, result in zip(self._seeds, results, strict=True):
             self._or_say("the evaluation", self._directory.evaluation, steps, seed, policy, result)
             of_seed = f", seed {seed}" if len(self._seeds) > 1 else ""
+            spread = f" ± {result.return_std_error:.2f}" if result.episodes > 1 else ""
             self._progress.say(
                 f"evaluation at {steps:,} steps{of_seed}: {result.episodes} full games, "
-                f"mean {result.return_mean:.2f} ± {result.return_std_error:.2f}, median "
-                f"{result.return_median:.2f}"
+                f"mean {result.return_mean:.2f}{spread}, median {result.return_median:.2f}"
             )
         self._keep_if_best(states, position)
         self._logged_at += time.monotonic() - began
@@ -335,19 +344,29 @@ class Run:
                     f"after {steps:,} steps; the run took {seconds:,.0f} s"
                 )
 
+    def _say_what_comes_next(self, result: Result) -> None:
+        path = result.run_dir
+        seconds = progress.duration(time.monotonic() - self._started)
+        self._progress.say(f"done: {result.steps:,} steps in {seconds}, written to {path}")
+        has_reached = counters.NOT_REACHED not in self.counters.reached_steps
+        following = progress.next_commands(
+            path,
+            steps=result.steps,
+            draws=result.episodes > 0,
+            plays=not self._from_python,  # its environment may be known there alone
+            goal="--train.stop_return none" if has_reached else None,
+        )
+        self._progress.say(following)
+
 
 def title(config: Config, replay: Replay, path: pathlib.Path, steps: int) -> str:
-    """The first lines of a run, which goes on from some steps."""
+    """Where a run, which goes on from some steps, is at home; what it is has been said before."""
     fields = config.train
-    first = fields.seed
-    last = fields.seed + fields.num_seeds - 1
-    seeds = f"seed {first}" if first == last else f"seeds {first} to {last}"
-    start = f"from step {steps:,} to {fields.steps:,}" if steps else f"{fields.steps:,} steps"
+    start = f"from step {steps:,} to {fields.steps:,}; " if steps else ""
     return (
-        f"{config.agent.name} on {config.env.name}, {seeds}, "
-        f"{start}; replay {replay.capacity:,} transitions, "
+        f"{start}replay {replay.capacity:,} transitions, "
         f"{replay.num_bytes * fields.num_seeds / 1e9:.2f} GB on "
-        f"{jax.devices()[0].device_kind}; writing {path}\n{layers_of(config)}"
+        f"{jax.devices()[0].device_kind}\nwriting {path}"
     )
 
 

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, TextIO
+from typing import IO, Any, NoReturn, TextIO
 
 from jdqn.config import ConfigError, RunError
 from jdqn.config.wording import one_line
@@ -197,7 +197,7 @@ def name_of(number: int) -> str:
     return "SIGPIPE" if number == BROKEN_PIPE else signal.Signals(number).name
 
 
-def silence(stream: TextIO) -> None:
+def silence(stream: IO[str]) -> None:
     """Writes nothing any more where nobody reads, also when Python ends."""
     with contextlib.suppress(OSError, ValueError):  # where it is no file
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

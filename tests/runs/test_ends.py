@@ -57,7 +57,7 @@ def lines(process, number):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_heard_while_programs_compile(started, number):
     process = started("--network.hidden", "[512,512,512,512,512,512]")
-    assert "writing run" in lines(process, 1)[0]  # what follows is compilation
+    assert lines(process, 4)[2:] == ["writing run\n", "compiling\n"]  # what follows is compilation
     time.sleep(0.3)
     began = time.monotonic()
     process.send_signal(number)
@@ -73,7 +73,7 @@ def test_a_signal_is_heard_while_programs_compile(started, number):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_run_with_a_checkpoint_and_one_sentence(started, tmp_path, number):
     process = started()
-    lines(process, 3)
+    lines(process, 6)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
@@ -87,7 +87,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_one_sentence(started, tmp_pat
 
 def test_a_second_signal_ends_it_at_once(started, tmp_path):
     process = started("--train.checkpoint_period_steps", "200")
-    lines(process, 5)
+    lines(process, 8)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
@@ -97,7 +97,7 @@ def test_a_second_signal_ends_it_at_once(started, tmp_path):
 
 def test_a_reader_that_goes_away_ends_it(started, tmp_path):
     process = started()
-    lines(process, 2)
+    lines(process, 5)
     process.stdout.close()
     process.stdout = None
     _, err = process.communicate(timeout=60)

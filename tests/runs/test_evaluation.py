@@ -16,6 +16,7 @@ from jdqn.envs import EnvError, make_env
 from jdqn.learning import ActorState, AgentState, make_agent
 from jdqn.replay import make_replay
 from jdqn.runs import evaluation
+from jdqn.runs.episodes import Standing
 from jdqn.train import train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -35,12 +36,12 @@ def untrained(config, spec):
     return agent, state
 
 
-def play(config, make_env, seed=0):
+def play(config, make_env, seed=0, watch=None):
     """Evaluates untrained parameters."""
     env = make_env(config, num_envs=1)
     env.close()
     agent, state = untrained(config, env.spec)
-    return evaluation.make_evaluator(config, agent, make_env)(state, seed, 0, "vote")
+    return evaluation.make_evaluator(config, agent, make_env)(state, seed, 0, "vote", watch)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,35 @@ def test_games_that_do_not_divide_evenly(monkeypatch):
 def test_one_game_has_no_standard_error():
     result = play(tiny(train__eval_episodes=1), maker([game(3, 4)]))
     assert result == (1, 7.0, 7.0, 0.0, 2.0)
+
+
+def test_who_watches_sees_the_games_end_and_changes_nothing(monkeypatch):
+    monkeypatch.setattr(evaluation, "MAX_PARALLEL_GAMES", 2)
+    monkeypatch.setattr(evaluation, "WATCH_SECONDS", 0.0)
+    games = [game(*[1] * 20), game(2), game(3), game(5)]
+    seen = []
+    result = play(tiny(train__eval_episodes=4), maker(games), watch=seen.append)
+    assert result == play(tiny(train__eval_episodes=4), maker(games))
+    assert seen[0] == Standing(0, 4, 0, None, False)
+    assert [standing.finished for standing in seen[1:4]] == [1, 2, 2]
+    assert [standing.finished for standing in seen[-2:]] == [3, 3]
+    assert (seen[-1].steps, seen[-1].is_bound) == (22, False)  # 20, 1 and 1; the last one begins
+    assert seen[-1].seconds_left > 0
+
+
+@pytest.mark.parametrize(
+    ("length", "left", "finished", "want"),
+    [
+        ([5, 9], [1, 1], [], (95, True)),  # at most 100 steps a game
+        ([5, 9], [2, 1], [], (196, True)),
+        ([5, 9], [1, 1], [20, 30], (20, False)),
+        ([5, 40], [1, 0], [20, 30], (20, False)),  # that one has played all its games
+        ([5, 40], [1, 1], [20, 30], (60, True)),  # it may go on to the end
+        ([5, 9], [3, 1], [20], (57, False)),  # a tick between two games
+    ],
+)
+def test_what_is_left_is_told_by_the_games_that_ended(length, left, finished, want):
+    assert evaluation.ticks_left(np.array(length), np.array(left), finished, 100) == want
 
 
 def test_a_lost_life_ends_no_game_and_rewards_are_raw():

@@ -2,14 +2,22 @@
 
 import errno
 import io
+import pathlib
+import re
 import sys
 
 import pytest
 
 from jdqn.runs import progress, stopping
+from jdqn.runs.episodes import Standing
 
 VALUES = {"episodes": 12, "episode_return": 1.5, "epsilon": 0.1, "loss": None}
-SHOWN = "steps 250  episodes 12  return 1.50  {} steps/s  epsilon 0.100  loss –"
+SHOWN = "{}  episodes 12  return 1.50  {} steps/s  epsilon 0.100  loss –  left {}"
+
+
+def make(learning_starts_steps=0, total_steps=1000):
+    """What a run of a thousand steps shows."""
+    return progress.Progress("dqn [seed 3]", 0, learning_starts_steps, total_steps, stopping.Stop())
 
 
 @pytest.fixture
@@ -24,33 +32,154 @@ def terminal(monkeypatch):
     return choose
 
 
-def test_lines_without_a_terminal_are_plain_and_say_how_long_is_left(terminal, capsys):
+def test_lines_without_a_terminal_say_how_long_is_left_at_the_speed_of_learning(terminal, capsys):
     terminal(False, columns=40)
-    shown = progress.Progress("dqn [seed 3]", 0, 1000, stopping.Stop())
-    for rate in (25.0, None):
-        shown.update(250, VALUES | {"steps_per_second": rate})
+    shown = make(learning_starts_steps=300)
+    for steps, rate in ((250, 1000.0), (500, 1000.0), (750, 25.0), (900, None)):
+        shown.reach(steps - 1)
+        shown.update(steps, VALUES | {"steps_per_second": rate})
     shown.close()
-    lines = capsys.readouterr().out.splitlines()
-    left = [f"{SHOWN.format(25)}  left 0:00:30", f"{SHOWN.format('–')}  left ?"]
-    assert lines == ["dqn [seed 3]", *left]
+    assert capsys.readouterr().out.splitlines() == [
+        "dqn [seed 3]",
+        "compiling",
+        "filling the replay: learning starts at 300 steps",
+        SHOWN.format("steps 250  25%", "1,000", "–"),
+        "learning",
+        SHOWN.format("steps 500  50%", "1,000", "–"),  # not all of it
+        SHOWN.format("steps 750  75%", "25", "0:00:10"),
+        SHOWN.format("steps 900  90%", "–", "0:00:04"),
+    ]
+
+
+def test_the_speed_that_tells_the_time_left_follows_the_newest_slowly(terminal, capsys):
+    terminal(False, columns=40)
+    shown = make()
+    for rate in (10.0, 20.0):
+        shown.update(0, {"steps_per_second": rate})
+    assert capsys.readouterr().out.endswith(f"left {progress.duration(1000 / 13)}\n")
 
 
 def test_a_run_that_is_rounded_up_has_nothing_left(terminal, capsys):
     terminal(False, columns=40)
-    progress.Progress("dqn", 0, 198, stopping.Stop()).update(200, {"steps_per_second": 1.0})
-    assert capsys.readouterr().out.endswith("left 0:00:00\n")
+    make(total_steps=198).update(200, {"steps_per_second": 1.0})
+    out = capsys.readouterr().out
+    assert "100%" in out
+    assert out.endswith("left 0:00:00\n")
 
 
 def test_a_terminal_has_a_live_line_below_what_is_said(terminal, capsys):
-    terminal(True, columns=200)
-    shown = progress.Progress("dqn", 0, 1000, stopping.Stop())
+    terminal(True, columns=80)
+    shown = make()
+    shown.reach(20)
     shown.update(250, VALUES | {"steps_per_second": 25.0})
     shown.say("warning: loss not finite")
     shown.close()
     said, _, after = capsys.readouterr().out.rpartition("warning: loss not finite")
-    assert said.startswith("dqn\n")
-    assert SHOWN.format(25) in after
-    assert after.endswith("\x1b[?25h")  # the cursor is shown again
+    assert said.startswith("dqn [seed 3]\n")
+    plain = re.sub(r"\x1b\[[\d;?]*\w", "", after)
+    assert "learning  ━━╸───────  25%  return   1.50              25 steps/s  left 0:00:30" in plain
+    assert "\x1b[?25h" in after  # the cursor is shown again
+
+
+FULL = (
+    (5, "learning  "),
+    (3, "━━━━━━━━━━ "),
+    (0, "100%"),
+    (2, "  return 123.45"),
+    (6, " ▁▂▃▄▅▆▇█"),
+    (4, "  1,234 steps/s"),
+    (1, "  left 0:01:00"),
+)
+
+
+@pytest.mark.parametrize(
+    ("columns", "want"),
+    [
+        (79, "learning  ━━━━━━━━━━ 100%  return 123.45 ▁▂▃▄▅▆▇█  1,234 steps/s  left 0:01:00"),
+        (70, "learning  ━━━━━━━━━━ 100%  return 123.45  1,234 steps/s  left 0:01:00"),
+        (60, "━━━━━━━━━━ 100%  return 123.45  1,234 steps/s  left 0:01:00"),
+        (44, "━━━━━━━━━━ 100%  return 123.45  left 0:01:00"),
+        (20, "100%  left 0:01:00"),
+        (5, "100%"),
+        (0, ""),
+    ],
+)
+def test_what_matters_most_stays_on_a_narrow_terminal(columns, want):
+    assert progress.fitted(FULL, columns) == want
+
+
+@pytest.mark.parametrize(
+    ("values", "want"),
+    [
+        ([], ""),
+        ([3.0], ""),
+        ([1.0, 1.0], "▁▁"),
+        ([0.0, 7.0, 3.0], "▁█▄"),
+        (range(100), "▁▂▃▄▅▆▇█"),
+    ],
+)
+def test_a_sparkline_goes_from_the_first_value_to_the_last(values, want):
+    assert progress.sparkline(values) == want
+
+
+def test_an_evaluation_is_told_now_and_then_without_a_terminal(terminal, capsys, monkeypatch):
+    terminal(False, columns=40)
+    now = iter([0.0, 20.0, 31.0, 40.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    line = progress.Line(stopping.Stop(), stderr=True)
+    for finished in range(4):
+        line.evaluating(Standing(finished, 10, 12_345, 70.9, finished < 3))
+    line.close()
+    want = "evaluating: 2 of 10 games, 12,345 steps played, left at most 0:01:10\n"
+    assert capsys.readouterr() == ("", want)
+
+
+def test_an_evaluation_takes_the_live_line_for_its_time(terminal):
+    terminal(True, columns=80)
+    shown = make()
+    shown.evaluating(Standing(3, 10, 12_345, None, False))
+    want = "evaluating ━━━─────── 3 of 10 games  12,345 steps  left –"
+    assert shown._render().plain == want
+    shown.evaluated()
+    assert shown._render().plain.startswith("compiling")
+    shown.close()
+
+
+# --- The end --------------------------------------------------------------------------------------
+
+
+def following(**changed):
+    """The commands after a run in a folder with a blank in its name."""
+    usual = {"steps": 100, "draws": True, "plays": True, "goal": None}
+    return progress.next_commands(pathlib.Path("my runs/a"), **usual | changed)
+
+
+def test_what_may_be_typed_after_a_run():
+    evaluate, plots, resume = following().splitlines()
+    assert evaluate.split("jdqn.")[1] == "evaluate 'my runs/a'"
+    assert plots.split("jdqn.")[1] == "plots curve.png 'my runs/a'"
+    assert resume.split("jdqn.")[1] == "train --resume 'my runs/a' --steps 200"
+
+
+@pytest.mark.parametrize(
+    ("changed", "doors"),
+    [
+        ({"draws": False}, ["evaluate", "train"]),
+        ({"plays": False}, ["plots"]),
+        ({"steps": 2_000_000_000}, ["evaluate", "plots"]),
+    ],
+)
+def test_only_what_the_run_allows_is_proposed(changed, doors):
+    assert re.findall(r"jdqn\.(\w+)", following(**changed)) == doors
+
+
+def test_a_run_that_reached_its_goal_goes_on_with_another():
+    assert following(goal="--train.stop_return none").endswith(
+        "'my runs/a' --train.stop_return none"
+    )
+
+
+# --- A standard output that is gone --------------------------------------------------------------
 
 
 class Gone(io.StringIO):
@@ -70,7 +199,7 @@ class Gone(io.StringIO):
 def test_a_reader_that_went_away_asks_the_run_to_stop(monkeypatch, capsys, number, reasons):
     monkeypatch.setattr(sys, "stdout", Gone(number))
     stop = stopping.Stop()
-    shown = progress.Progress("dqn", 0, 1000, stop)
+    shown = progress.Progress("dqn", 0, 0, 1000, stop)
     shown.update(250, VALUES)
     shown.say("saved")
     shown.close()
@@ -89,9 +218,9 @@ class Full:
 def test_what_a_full_stdout_refuses_is_said_on_stderr(monkeypatch, capfd):
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
-        shown = progress.Progress("dqn", 0, 1000, stopping.Stop())
+        shown = progress.Progress("dqn", 0, 0, 1000, stopping.Stop())
         shown.say("warning: cannot write the log")
-        assert capfd.readouterr().err == "dqn\nwarning: cannot write the log\n"
+        assert capfd.readouterr().err == "dqn\ncompiling\nwarning: cannot write the log\n"
         monkeypatch.setattr(sys, "stderr", Full())
         shown.say("nobody hears this")
         shown.close()
