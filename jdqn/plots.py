@@ -4,6 +4,7 @@ python -m jdqn.plots curve.png DQN=runs/a Double=runs/b,runs/c
 """
 
 import pathlib
+import shlex
 import sys
 
 from jdqn.config import ConfigError, Parser
@@ -18,10 +19,11 @@ def main(argv: list[str] | None = None) -> None:
         epilog="example: python -m jdqn.plots curve.png DQN=runs/a Double=runs/b,runs/c",
     )
     parser.add_argument("picture", metavar="PICTURE", help="file to write: .png, .svg or .pdf")
-    parser.add_argument("run", metavar="LABEL=RUN,...", nargs="+", help="runs under one label")
+    parser.add_argument("run", metavar="LABEL=RUN,...", nargs="*", help="runs under one label")
     arguments = parser.parse(argv)
 
     def run() -> None:
+        _check_order(arguments.picture, arguments.run)
         try:
             draw(pathlib.Path(arguments.picture), _runs(arguments.run))
         except ValueError as error:  # matplotlib's too
@@ -47,8 +49,20 @@ def draw(picture: pathlib.Path, runs: dict[str, list[str]]) -> None:
     drawn.savefig(picture, dpi=120)
     for label, (steps, returns) in read.items():
         mean, half = curves.interval(returns[:, -1])
-        sys.stdout.write(
-            f"| {label} | {len(returns)} | {steps[-1]:,.0f} | {mean:.2f} ± {half:.2f} |\n"
+        band = f" ± {half:.2f}" if len(returns) > 1 else ""
+        sys.stdout.write(f"| {label} | {len(returns)} | {steps[-1]:,.0f} | {mean:.2f}{band} |\n")
+
+
+def _check_order(picture: str, runs: list[str]) -> None:
+    """Refuses runs without a picture, and a picture without runs."""
+    path = pathlib.Path(picture)
+    if "=" in picture or path.is_dir() or path.suffix == ".csv":
+        command = shlex.join(["python", "-m", "jdqn.plots", "curve.png", picture, *runs])
+        raise ConfigError(f"PICTURE {picture}: the picture to write comes first, as in {command}")
+    if not runs:
+        command = f"python -m jdqn.plots {shlex.quote(picture)} DQN=runs/a"
+        raise ConfigError(
+            f"LABEL=RUN,...: no run is named behind PICTURE {picture}, as in {command}"
         )
 
 

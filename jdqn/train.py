@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jdqn.config import Config, ConfigError, Parser, add_options, from_options, layers_of
 from jdqn.config.wording import one_line
-from jdqn.runs import stopping
+from jdqn.runs import files, stopping
 
 if TYPE_CHECKING:
     from jdqn.runs.run import Result
@@ -72,8 +72,11 @@ def main(argv: list[str] | None = None) -> None:
         prog="python -m jdqn.train",
         description="Trains a deep-Q-network agent. Steps are agent steps summed over "
         "environments;\non Atari one step is 4 frames. Values are written as in TOML.",
-        epilog="example: python -m jdqn.train --env Breakout --steps 1_000_000 "
-        "--replay.capacity 100_000",
+        epilog="examples:\n"
+        "  python -m jdqn.train --env CartPole-v1\n"
+        "  python -m jdqn.train --env Pong --agent rainbow --replay.capacity 100_000\n"
+        "  python -m jdqn.train --env minatar/Breakout --num-seeds 5 --steps 1_000_000\n"
+        "  python -m jdqn.train --resume runs/Pong-rainbow-0-20260101-120000",
     )
     shortcuts = {"steps": "agent steps", "seed": "of all draws", "num_seeds": "seeds side by side"}
     for name, text in shortcuts.items():
@@ -106,12 +109,9 @@ def _what_is_asked_for(arguments: argparse.Namespace) -> tuple[Config, str | Non
         if (value := getattr(arguments, option)) is not None:
             name = option.replace("_", "-")
             raise ConfigError(f"--{name} {value}: a run that goes on with --resume keeps its own")
-    file = pathlib.Path(arguments.resume) / "config.toml"
-    if not file.is_file():
-        raise ConfigError(
-            f"--resume {arguments.resume}: not a run directory, it has no config.toml"
-        )
-    arguments.config = str(file)
+    path = pathlib.Path(arguments.resume)
+    files.check_is_run(path)
+    arguments.config = str(path / "config.toml")
     return from_options(arguments), arguments.resume
 
 

@@ -91,7 +91,7 @@ def check_answer(status, out, err, said):
     """What a refusal looks like."""
     assert status == 2
     # What is asked for is said before it is looked at closely.
-    assert re.fullmatch(r"([^\n]+ on [^\n]+, seeds? [^\n]+ steps\n)?", out)
+    assert re.fullmatch(r"([^\n]+ on [^\n]+, seeds? [^\n]+ steps\nagent [^\n]+\n)?", out)
     assert err.startswith("error: ")
     assert err.endswith("\n")
     assert len(err.splitlines()) == 1

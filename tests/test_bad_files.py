@@ -81,6 +81,12 @@ EVALUATE = {
     "no run": (["none"], ["none is not a run directory", "config.toml"]),
     "folder": (["folder"], ["folder is not a run directory"]),
     "file": (["file"], ["file is not a run directory"]),
+    "folder of runs": (["."], ["no config.toml; runs in it, the newest first: fresh"]),
+    "episodes": (["fresh", "--episodes", "-5"], ["--episodes -5", "1 to 1,000,000"]),
+    "configuration of a run": (
+        ["fresh", "--agent.double", "true"],
+        ['"--agent.double"', "it is an option of python -m jdqn.train"],
+    ),
     "configuration": (["fresh/config.toml"], ["fresh/config.toml is not a run directory"]),
     "no checkpoint": (["fresh"], ["fresh", "no checkpoint"]),
     "long": (["n" * 9_000], ["nnn", "too long"]),
@@ -150,7 +156,10 @@ PLOTS = {
     "option": (["curve.png", "a=good.csv", "--points", "3"], ['option "--points"']),
     "no ending": (["curve", "a=good.csv"], ["PICTURE curve", ".png", ".svg", ".pdf"]),
     "unknown ending": (["curve.xyz", "a=good.csv"], ["PICTURE curve.xyz", ".png"]),
-    "picture left out": (["a=good.csv", "b=good.csv"], ["PICTURE a=good.csv", ".png"]),
+    "picture left out": (["a=good.csv", "b=good.csv"], ["PICTURE a=good.csv", "curve.png a=good"]),
+    "a run in its place": (["fresh"], ["PICTURE fresh", "comes first", "plots curve.png fresh"]),
+    "a table in its place": (["good.csv"], ["PICTURE good.csv", "plots curve.png good.csv"]),
+    "runs left out": (["curve.png"], ["no run is named", "plots curve.png DQN=runs/a"]),
     "folder": (["folder", "a=good.csv"], ["PICTURE folder", ".png"]),
     "pipe": (["pipe.png", "a=good.csv"], ["PICTURE pipe.png"]),
     "no folder": (["none/curve.png", "a=good.csv"], ["none/curve.png", "No such file"]),
@@ -189,7 +198,7 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path, capsys, end):
     table.write_text(HEADER + ROWS + end)
     plots.main([str(tmp_path / "curve.png"), f"$\\frac={table}"])
     printed = capsys.readouterr()
-    assert printed.out == "| $\\frac | 1 | 490 | 25.00 ± nan |\n"
+    assert printed.out == "| $\\frac | 1 | 490 | 25.00 |\n"
     assert printed.err == f"warning: {table}: its last line is cut off and left out\n"
 
 

@@ -20,7 +20,7 @@ def test_help(capsys):
         door.main(["--help"])
     assert info.value.code == 0
     printed = capsys.readouterr().out
-    assert "example: python -m jdqn.train" in printed
+    assert "  python -m jdqn.train --env CartPole-v1\n" in printed
     assert "default" in printed
 
 

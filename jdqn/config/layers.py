@@ -87,29 +87,65 @@ def load_config(
     Raises:
       ConfigError: unknown names, wrong types, values out of range, impossible combinations.
     """
-    overrides = dict(overrides or {})
-    user, is_record = ({}, False) if file is None else _read_user_file(file)
     given = {"env": env, "agent": agent, "preset": preset, "protocol": protocol}
+    layers, dotted = _layers(given, file, dict(overrides or {}))
+    return _validate(merged([layer for _, layer in layers], dotted))
+
+
+def provenance(
+    *,
+    env: str | None = None,
+    agent: str | None = None,
+    preset: str | None = None,
+    protocol: str | None = None,
+    file: str | pathlib.Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """The layer that each value of `load_config` is from, by dotted name; same arguments."""
+    given = {"env": env, "agent": agent, "preset": preset, "protocol": protocol}
+    overrides = dict(overrides or {})
+    options = [*overrides, *(CHOSEN[option] for option, name in given.items() if name)]
+    layers, _ = _layers(given, file, overrides)
+    found = {
+        f"{section}.{field}": source
+        for source, layer in layers
+        for section, fields in layer.items()
+        for field in fields
+    }
+    return found | dict.fromkeys(options, "an option")
+
+
+def _layers(
+    given: Mapping[str, str | None], file: str | pathlib.Path | None, overrides: dict[str, Any]
+) -> tuple[list[tuple[str, Layer]], dict[str, Any]]:
+    """Where values are from, and the values, later wins; and those by dotted name over them."""
+    user, is_record = ({}, False) if file is None else _read_user_file(file)
     asked = {option: _asked(option, name, overrides) for option, name in given.items()}
     chosen = {option: _chosen(option, name, user) for option, name in asked.items()}
     if chosen["preset"] == "auto":
         chosen["preset"] = default_preset(chosen["env"]) or "none"
-    if asked["agent"] is not None and _is_path(chosen["agent"]):
-        chosen["agent"], of_agent = _read_own_agent(chosen["agent"])
-    elif is_record and chosen["agent"] not in names("agents"):
+    agent = chosen["agent"]
+    if asked["agent"] is not None and _is_path(agent):
+        chosen["agent"], of_agent = _read_own_agent(agent)
+    elif is_record and agent not in names("agents"):
         of_agent = {}  # it was a file of one's own: the record has all of it
     else:
-        of_agent = read_named("agents", chosen["agent"])
-    of_preset = _read_chosen("presets", chosen["preset"])
-    of_protocol = _read_chosen("protocols", chosen["protocol"])
+        of_agent = read_named("agents", agent)
     if is_record:
         _check_record(file, user, chosen)
-    file_and_protocol = [user, of_protocol]
+    upper = [
+        (str(file), user),
+        (f"protocol {chosen['protocol']}", _read_chosen("protocols", chosen["protocol"])),
+    ]
     if asked["protocol"] is None:  # the file says it, and what else it says
-        file_and_protocol.reverse()
-    layers = [read_named("agents", "dqn"), of_agent, of_preset, *file_and_protocol]
-    dotted = {CHOSEN[option]: name for option, name in chosen.items()} | overrides
-    return _validate(merged(layers, dotted))
+        upper.reverse()
+    layers = [
+        ("dqn.toml", read_named("agents", "dqn")),
+        (f"{chosen['agent']}.toml", of_agent),
+        (f"preset {chosen['preset']}", _read_chosen("presets", chosen["preset"])),
+        *upper,
+    ]
+    return layers, {CHOSEN[option]: name for option, name in chosen.items()} | overrides
 
 
 def merged(layers: Sequence[Layer], dotted: Mapping[str, Any]) -> Layer:

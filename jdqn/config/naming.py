@@ -20,6 +20,12 @@ class Known(NamedTuple):
         """Checks what is a string; whether such a module is there is asked where it is needed."""
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: pydantic.GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """The names, for `--help`."""
+        return {**handler(schema), "examples": list(self.names)}
+
     def _check(self, value: str) -> str:
         if value in self.names or is_own(value):
             return value

@@ -3,20 +3,23 @@
 import argparse
 import io
 import os
+import pathlib
 import re
 import sys
 import tomllib
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, NoReturn
 
-import pydantic
-
-from jdqn.config.layers import load_config, names, read_named
-from jdqn.config.naming import Known, suggest
+from jdqn.config import foreign
+from jdqn.config.help import MORE, accepted, section_help
+from jdqn.config.layers import default_preset, load_config, names, provenance
+from jdqn.config.naming import suggest
 from jdqn.config.schema import Config, ConfigError, Section
 from jdqn.config.wording import one_line, shown
 
 # What a line of TOML would read past: a comment, another line, nothing that can be typed.
 _BEYOND_A_VALUE = re.compile(r"[\x00-\x1f\x7f#]")
+_AS_IN_PYTHON = {"True": True, "False": False, "None": "none"}
+_NO_VALUE = re.compile(r"argument --(\w+\.\w+): expected one argument")
 _LARGEST_EXACT = 2**53  # of the whole numbers that a float stands for
 
 
@@ -47,11 +50,12 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
         )
         self.register("action", None, _Once)
+        self.explains_fields = False
         # Older Pythons take -1e3 for an option.
         self._negative_number_matcher = re.compile(r"-(\.?\d|inf$|nan$)")
 
     def parse(self, argv: list[str] | None = None) -> argparse.Namespace:
-        """Parses; an unknown option is answered with the nearest known one."""
+        """Parses; shows help; an unknown option is answered with what was meant."""
         if sys.stdout is None:  # closed by the shell
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -60,13 +64,44 @@ class Parser(argparse.ArgumentParser):
         for text in given:
             if re.search("[\0\ud800-\udfff]", text):
                 self.error(f"argument {shown(text)}: must be UTF-8 text without NUL")
+        for i, text in enumerate(given):
+            if text in ("-h", "--help") or text.startswith("--help="):
+                self._show_help(given[:i], text, given[i + 1 :])
         arguments, extra = self.parse_known_args(given)
         if extra:
-            options = [o for action in self._actions for o in action.option_strings]
-            name = extra[0].partition("=")[0]
-            kind = "option" if name.startswith("-") else "argument"
-            self.error(f'unknown {kind} "{name}"{suggest(name, options) if options else ""}')
+            self._refuse_unknown(extra[0])
         return arguments
+
+    def _show_help(self, before: list[str], text: str, after: list[str]) -> NoReturn:
+        """Shows the usage, or with a topic behind `--help` the fields of that topic."""
+        topic = text.partition("=")[2]
+        if not topic and after and not after[0].startswith("-"):
+            topic = after[0]
+            after = after[1:]
+        if not topic or not self.explains_fields:
+            self.print_help()
+            raise SystemExit(0)
+        layers = asked_for(self.parse([*before, *after]))
+        try:
+            explained = section_help(topic, load_config(**layers), provenance(**layers))
+        except ConfigError as error:
+            self.refuse(error)
+        sys.stdout.write(f"{explained}\n")
+        raise SystemExit(0)
+
+    def _refuse_unknown(self, text: str) -> NoReturn:
+        """Refuses an option or an argument; says what it is called here, or where it is one."""
+        options = [o for action in self._actions for o in action.option_strings]
+        name = text.partition("=")[0]
+        if not name.startswith("-"):
+            self.error(f'unknown argument "{name}"{_meant(name, options)}')
+        if (same := foreign.ours(name, options)) is not None:
+            hint = f"; here it is {same}"
+        elif (door := foreign.elsewhere(name)) is not None and name not in options:
+            hint = f"; it is an option of python -m jdqn.{door}"
+        else:
+            hint = suggest(name, options)
+        self.error(f'unknown option "{name}"{hint}')
 
     def refuse(self, error: Exception) -> NoReturn:
         """Exits with what an error says; of the system's, the file and why."""
@@ -76,13 +111,16 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Prints the sentence on one line and exits."""
+        if value := _NO_VALUE.fullmatch(message):
+            message = f"{message}: {accepted(value[1])}"
         print(f"error: {one_line(message)}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: Parser) -> None:
     """Adds `--env`, `--agent`, `--preset`, `--config`, `--protocol`, one option per field."""
-    base = read_named("agents", "dqn")
+    parser.explains_fields = True
+    parser.epilog = f"{parser.epilog or ''}\n{MORE}".strip()
     parser.add_argument("--env", metavar="NAME", help="environment (default: Breakout)")
     parser.add_argument(
         "--agent",
@@ -106,41 +144,49 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         model = info.annotation
         assert isinstance(model, type)
         assert issubclass(model, Section)
-        group = parser.add_argument_group(f"[{section}]")
-        for field, field_info in model.model_fields.items():
-            default = base[section][field]
-            accepted = _choices(field_info)
-            one_of = "".join(f"{name}, " for name in accepted).removesuffix(", ")
-            of_dqn = f"{one_of}; dqn: {default}" if one_of else f"dqn: {default}"
-            help_text = f"{field_info.description} ({of_dqn})".replace("%", "%%")
-            group.add_argument(
-                f"--{section}.{field}", metavar="VALUE", dest=f"{section}.{field}", help=help_text
-            )
+        for field in model.model_fields:  # `--help SECTION` shows them
+            dotted = f"{section}.{field}"
+            parser.add_argument(f"--{dotted}", dest=dotted, help=argparse.SUPPRESS)
 
 
-def _choices(field: pydantic.fields.FieldInfo) -> tuple[str, ...]:
-    """The names that a field accepts; (): it takes other values."""
-    if get_origin(field.annotation) is Literal:
-        return get_args(field.annotation)
-    return next((mark.names for mark in field.metadata if isinstance(mark, Known)), ())
+def _meant(text: str, options: list[str]) -> str:
+    """What an argument was meant to be, in a command that has none."""
+    if "--env" not in options:
+        return ""
+    option = None
+    if "--resume" in options and (pathlib.Path(text) / "config.toml").is_file():
+        option = "--resume"
+    elif text.endswith(".toml"):
+        option = "--config"
+    elif text in names("agents"):
+        option = "--agent"
+    elif default_preset(text) or (text.isalpha() and text[0].isupper()):
+        option = "--env"
+    return f'; did you mean "{option} {text}"?' if option else ""
 
 
 def from_options(arguments: argparse.Namespace) -> Config:
     """The configuration that parsed options ask for."""
-    return load_config(
-        env=arguments.env,
-        agent=arguments.agent,
-        preset=arguments.preset,
-        protocol=arguments.protocol,
-        file=arguments.config,
-        overrides={
-            k: parse_value(v) for k, v in vars(arguments).items() if "." in k and v is not None
-        },
-    )
+    return load_config(**asked_for(arguments))
+
+
+def asked_for(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `load_config` that parsed options stand for."""
+    options = {k: v for k, v in vars(arguments).items() if "." in k and v is not None}
+    return {
+        "env": arguments.env,
+        "agent": arguments.agent,
+        "preset": arguments.preset,
+        "protocol": arguments.protocol,
+        "file": arguments.config,
+        "overrides": {dotted: parse_value(text) for dotted, text in options.items()},
+    }
 
 
 def parse_value(text: str) -> Any:
     """A command-line value, written as in TOML; a bare word is a string, `128,128` a list."""
+    if text in _AS_IN_PYTHON:
+        return _AS_IN_PYTHON[text]
     if _BEYOND_A_VALUE.search(text):
         return text
     for candidate in (text, f"[{text}]" if "," in text else text):

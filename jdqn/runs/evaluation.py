@@ -17,7 +17,7 @@ from jdqn.config import Config, ConfigError, load_config, shown, with_overrides
 from jdqn.envs.guard import EnvError, guard, problem, said
 from jdqn.learning import ActorState, Agent, AgentState
 from jdqn.records import Timestep
-from jdqn.runs import checkpoint, checks, directory, episodes, resume, stopping
+from jdqn.runs import checkpoint, checks, directory, episodes, files, resume, stopping
 from jdqn.runs.episodes import Episode, Episodes, Evaluation, Standing
 from jdqn.runs.store import DamagedError
 
@@ -274,8 +274,7 @@ def load_run(
       ConfigError: no run, or no such checkpoint.
     """
     path = run_dir / "config.toml"
-    if not path.is_file():
-        raise ConfigError(f"{run_dir} is not a run directory: it has no config.toml")
+    files.check_is_run(run_dir)
     recorded = load_config(file=path)
     config = with_overrides(recorded, **overrides)
     env = guard(envs.make_env(config, num_envs=1), config.env.name)

@@ -15,6 +15,18 @@ except ImportError:  # Windows: no lock
     fcntl = None  # type: ignore[assignment]
 
 TEMPORARY = ".tmp"
+SHOWN_RUNS = 4
+
+
+def check_is_run(path: pathlib.Path) -> None:
+    """Raises ConfigError where a folder is no run directory; names the newest runs in it."""
+    if (path / "config.toml").is_file():
+        return
+    runs = sorted(path.glob("*/config.toml"), key=lambda file: file.stat().st_mtime, reverse=True)
+    names = [str(file.parent) for file in runs]
+    more = f" and {len(names) - SHOWN_RUNS} more" if len(names) > SHOWN_RUNS else ""
+    hint = f"; runs in it, the newest first: {', '.join(names[:SHOWN_RUNS])}{more}" if names else ""
+    raise ConfigError(f"{path} is not a run directory: it has no config.toml{hint}")
 
 
 def write_whole(path: pathlib.Path, data: bytes) -> None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from jdqn import clock
 from jdqn.config import Config, ConfigError, shown, with_overrides
-from jdqn.runs import checkpoint, counters, directory
+from jdqn.runs import checkpoint, counters, directory, files
 from jdqn.runs.checkpoint import Found
 from jdqn.runs.counters import Counters
 from jdqn.runs.store import DamagedError
@@ -44,8 +44,7 @@ def prepare(run_dir: pathlib.Path, config: Config) -> Resumed:
     Raises:
       ConfigError: no checkpoint, a change that would alter the past, nothing left to do.
     """
-    if not (run_dir / "config.toml").is_file():
-        raise ConfigError(f"{run_dir} is not a run directory: it has no config.toml")
+    files.check_is_run(run_dir)
     run_id = directory.run_id_of(run_dir)
     found = checkpoint.find(run_dir, run_id=run_id, agents_only=False)
     schedule_steps = _schedule_steps(found.manifest["config"])

@@ -140,7 +140,8 @@ def draw_curves(read: Mapping[str, tuple[np.ndarray, np.ndarray]], axes: Any) ->
     """Draws what `read_curves` has returned for each label; see `plot_curves`."""
     for label, (steps, returns) in read.items():
         mean, half = interval(returns)
-        (line,) = axes.plot(steps, mean, label=f"{label} ({len(returns)} seeds)")
+        seeds = "1 seed" if len(returns) == 1 else f"{len(returns)} seeds"
+        (line,) = axes.plot(steps, mean, label=f"{label} ({seeds})")
         axes.fill_between(steps, mean - half, mean + half, color=line.get_color(), alpha=0.2, lw=0)
     axes.set_xlabel("agent steps")
     axes.set_ylabel(f"training return, last {RECENT_EPISODES} episodes")

@@ -1,5 +1,6 @@
 """The command line: values as in TOML, one option a field, one sentence for each mistake."""
 
+import re
 import sys
 
 import pytest
@@ -78,11 +79,44 @@ def test_a_closed_output_is_no_mistake(monkeypatch):
     sys.stdout.close()
 
 
-def test_help_names_what_a_field_accepts(capsys):
-    parser = Parser(prog="x")
+def help_of(capsys, *argv):
+    """What help prints, which ends with status 0."""
+    parser = Parser(prog="python -m jdqn.train")
     add_options(parser)
+    with pytest.raises(SystemExit) as info:
+        parser.parse(list(argv))
+    assert info.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["-h"], ["--env", "Pong", "--help"]])
+def test_help_is_short_and_says_where_more_is(capsys, argv):
+    lines = help_of(capsys, *argv).splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 100
+    assert any("--help replay" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--env", "Pong", "--agent", "rainbow", "--help", "network"],
+        ["--help", "network", "--env", "Pong", "--agent", "rainbow"],
+        ["--env", "Pong", "--help=network", "--agent=rainbow"],
+    ],
+)
+def test_help_of_a_section_knows_what_is_asked_for_beside_it(capsys, argv):
+    printed = help_of(capsys, *argv)
+    assert "rainbow on Pong" in printed
+    assert re.search(r"--network.atoms 51 +rainbow.toml", printed)
+    assert "--replay" not in printed
+
+
+def test_an_option_without_a_topic_behind_help_is_none(capsys):
+    assert help_of(capsys, "--help", "--seed").startswith("usage")
+
+
+def test_a_parser_without_fields_has_one_help(capsys):
     with pytest.raises(SystemExit):
-        parser.parse(["--help"])
-    printed = " ".join(capsys.readouterr().out.split())
-    assert "(auto, nature, minatar, mlp, none; dqn: auto)" in printed
-    assert "(huber, squared; dqn: huber)" in printed
+        Parser(prog="x").parse(["--help", "replay"])
+    assert capsys.readouterr().out.startswith("usage")
