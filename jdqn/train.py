@@ -110,7 +110,7 @@ def _what_is_asked_for(arguments: argparse.Namespace) -> tuple[Config, str | Non
             name = option.replace("_", "-")
             raise ConfigError(f"--{name} {value}: a run that goes on with --resume keeps its own")
     path = pathlib.Path(arguments.resume)
-    files.check_is_run(path)
+    files.check_is_run(path, "--resume")
     arguments.config = str(path / "config.toml")
     return from_options(arguments), arguments.resume
 

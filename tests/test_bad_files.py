@@ -244,9 +244,14 @@ def test_a_command_refuses_on_a_terminal_that_knows_ascii_only(folder, command, 
 
 def test_results_are_printed_where_only_ascii_can_be(folder, tmp_path):
     """± and γ become question marks."""
-    asked = [["plots", str(tmp_path / "curve.png"), "DQN=good.csv"], ["train", "--help"]]
+    asked = [
+        ["plots", str(tmp_path / "curve.png"), "DQN=good.csv,good.csv"],
+        ["train", "--help", "agent"],
+    ]
 
-    for (door, *argv), words in zip(asked, ["25.00 ? nan", "discount VALUE"], strict=True):
+    for (door, *argv), words in zip(
+        asked, ["25.00 ? 0.00", "\n      ? (number, 0 to 1)"], strict=True
+    ):
         answer = subprocess.run(
             [sys.executable, "-m", f"jdqn.{door}", *argv],
             cwd=folder,

@@ -18,7 +18,7 @@ TEMPORARY = ".tmp"
 SHOWN_RUNS = 4
 
 
-def check_is_run(path: pathlib.Path) -> None:
+def check_is_run(path: pathlib.Path, option: str = "") -> None:
     """Raises ConfigError where a folder is no run directory; names the newest runs in it."""
     if (path / "config.toml").is_file():
         return
@@ -26,7 +26,9 @@ def check_is_run(path: pathlib.Path) -> None:
     names = [str(file.parent) for file in runs]
     more = f" and {len(names) - SHOWN_RUNS} more" if len(names) > SHOWN_RUNS else ""
     hint = f"; runs in it, the newest first: {', '.join(names[:SHOWN_RUNS])}{more}" if names else ""
-    raise ConfigError(f"{path} is not a run directory: it has no config.toml{hint}")
+    raise ConfigError(
+        f"{option} {path} is not a run directory: it has no config.toml{hint}".strip()
+    )
 
 
 def write_whole(path: pathlib.Path, data: bytes) -> None:

@@ -195,3 +195,16 @@ def test_a_folder_that_is_not_there_is_named():
         lock(pathlib.Path("not_there")),
     ):
         pass
+
+
+def test_a_folder_of_runs_names_the_newest(tmp_path):
+    for i in range(6):
+        (tmp_path / f"run{i}").mkdir()
+        (tmp_path / f"run{i}" / "config.toml").touch()
+        os.utime(tmp_path / f"run{i}" / "config.toml", (i, i))
+    files.check_is_run(tmp_path / "run0")
+    with pytest.raises(ConfigError) as info:
+        files.check_is_run(tmp_path, "--resume")
+    assert str(info.value).startswith(f"--resume {tmp_path} is not a run directory")
+    newest = ", ".join(str(tmp_path / f"run{i}") for i in (5, 4, 3, 2))
+    assert str(info.value).endswith(f"the newest first: {newest} and 2 more")
