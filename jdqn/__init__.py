@@ -1,7 +1,7 @@
 """jdqn: the deep-Q-network family in JAX.
 
-Train from Python with ``from jdqn.train import train``. What is exported here is imported when it
-is first used, so that ``import jdqn`` is quick.
+Train from Python with ``from jdqn.train import train``, use what was trained with ``jdqn.load``.
+What is exported here is imported when it is first used, so that ``import jdqn`` is quick.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jdqn.config import load_config
     from jdqn.envs import make_env
+    from jdqn.runs.player import load
 
-__all__ = ["load_config", "make_env"]
+__all__ = ["load", "load_config", "make_env"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
+    if name == "load":
+        from jdqn.runs.player import load
+
+        return load
     if name == "load_config":
         from jdqn.config import load_config
 

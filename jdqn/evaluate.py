@@ -19,7 +19,9 @@ def main(argv: list[str] | None = None) -> None:
         description="Plays full games with a checkpoint of a run, by default the newest.",
         epilog="example: python -m jdqn.evaluate runs/Breakout-dqn-0-20260101-120000",
     )
-    parser.add_argument("run", metavar="RUN", help="run directory of jdqn.train")
+    parser.add_argument(
+        "run", metavar="RUN", help="run directory of jdqn.train, or folder of jdqn.export"
+    )
     parser.add_argument("--episodes", metavar="N", default="100", help="full games (default: 100)")
     parser.add_argument(
         "--epsilon", metavar="VALUE", help="exploration (default: the run's agent.epsilon_eval)"
@@ -43,24 +45,25 @@ def main(argv: list[str] | None = None) -> None:
 def evaluate(run_dir: pathlib.Path, which: str | None, overrides: dict[str, Any]) -> None:
     """Plays with every seed of a run, by every policy, and prints what came of it."""
     from jdqn import envs
-    from jdqn.runs import evaluation, progress
+    from jdqn.runs import evaluation, progress, trained
 
-    config, agent, found, states = evaluation.load_run(run_dir, which, **overrides)
+    found = trained.load_run(run_dir, which, **overrides)
+    config = found.config
     fields = config.train
     for damage in found.passed_over:
         sys.stderr.write(f"warning: {damage}; an earlier checkpoint is used\n")
     if limit := envs.says_no_limit(config):
         sys.stdout.write(f"{limit}\n")
-    steps = found.manifest["steps"]
     selected = " (selected: the best evaluation of the run; these are fresh games)"
     by = "" if config.env.protocol == "none" else f", protocol {protocol_of(config)}"
-    play = evaluation.make_evaluator(config, agent)
+    steps = f"{found.steps:,} steps{selected if which == 'best' else ''}"
+    play = evaluation.make_evaluator(config, found.agent)
     stop = stopping.Stop()  # of who reads how far it is: nobody need
-    for i, state in enumerate(states):
+    for i, state in enumerate(found.states):
         weights = ", mean weights" if config.network.noisy != "none" else ""
         sys.stdout.write(
-            f"{config.env.name}, {config.agent.name}{by}, seed {fields.seed + i}, after {steps:,} "
-            f"steps{selected if which == 'best' else ''}; {fields.eval_episodes} full games each, "
+            f"{config.env.name}, {config.agent.name}{by}, seed {fields.seed + i}, after {steps}; "
+            f"{fields.eval_episodes} full games each, "
             f"epsilon {config.agent.epsilon_eval:g}{weights}\n"
         )
         for policy in evaluation.policies(config):

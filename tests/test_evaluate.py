@@ -2,31 +2,21 @@
 
 import shutil
 
-import jax
 import pytest
-from helpers import QUICK, tiny
+from helpers import tiny
+from trained_helpers import write_run
 
-from jdqn import envs, evaluate
+from jdqn import evaluate
 from jdqn.config import ConfigError
-from jdqn.loops import shared
-from jdqn.runs import checkpoint, directory, evaluation
+from jdqn.runs import checkpoint, evaluation
+from jdqn.runs.trained import load_run
 
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     """What a CartPole run of 80 steps leaves, its parameters as they were drawn."""
     config = tiny(train__seed=4, train__steps=80, agent__epsilon_eval=0.3)
-    path = tmp_path_factory.mktemp("run")
-    of_run = directory.RunDirectory(path, config, "")
-    of_run.close()
-    env = envs.make_env(config, num_envs=1)
-    env.close()
-    _, agent = shared.build(config, env.spec)
-    state, _ = jax.jit(agent.init, compiler_options=QUICK)(jax.random.key(0))
-    checkpoints = checkpoint.Checkpoints(config, path, of_run.run_id)
-    checkpoints.save_best(80, 20, [state], 1.0)
-    checkpoints._write("80", 80, 20, {"0/state": state}, [])  # without a replay
-    return path
+    return write_run(tmp_path_factory.mktemp("run"), config)
 
 
 @pytest.fixture
@@ -59,17 +49,17 @@ def test_the_command_plays_and_prints(run_dir, capsys):
     first, second = capsys.readouterr().out.splitlines()
     for words in ["CartPole-v1", "dqn", "seed 4", "80 steps", "5 full games", "epsilon 0.5"]:
         assert words in first
-    loaded, agent, _, (state,) = evaluation.load_run(
-        run_dir, train__eval_episodes=5, agent__epsilon_eval=0.5
-    )
-    play = evaluation.make_evaluator(loaded, agent)
-    want = play(state, 4, 20_000, loaded.agent.eval_policy)
-    assert second.startswith(loaded.agent.eval_policy)
+    loaded = load_run(run_dir, train__eval_episodes=5, agent__epsilon_eval=0.5)
+    play = evaluation.make_evaluator(loaded.config, loaded.agent)
+    policy = loaded.config.agent.eval_policy
+    (state,) = loaded.states
+    want = play(state, 4, 20_000, policy)
+    assert second.startswith(policy)
     for value in (want.return_mean, want.return_std_error, want.return_median):
         assert f"{value:.2f}" in second
     assert f"{want.length_mean:.0f} steps" in second
     # Other games than those of the run's own evaluations.
-    assert want != play(state, 4, 10_000, loaded.agent.eval_policy)
+    assert want != play(state, 4, 10_000, policy)
 
 
 def test_what_is_no_run_is_refused(tmp_path, refusal, run_dir):

@@ -180,6 +180,8 @@ class GymEnv:
             )
         space = envs.single_observation_space
         self.spec = _spec(space, name, frame_stack, int(action_space.n))
+        self.observation_space = space
+        self.action_space = action_space
         self._envs = envs
         self._seed = seed
         self._classes: np.ndarray | None = None

@@ -33,6 +33,7 @@ class JaxEnv(NamedTuple):
     # Of the environments' key and the world's.
     init: Callable[[chex.PRNGKey, chex.PRNGKey], tuple[JaxEnvState, Timestep]]
     step: Callable[[JaxEnvState, chex.Array, chex.Numeric], tuple[JaxEnvState, Timestep]]
+    observation: jax.ShapeDtypeStruct  # one, as the environment itself shows it
 
 
 def env_key(seed: chex.Numeric) -> chex.PRNGKey:
@@ -79,7 +80,12 @@ def make(fields: Env, *, num_envs: int) -> JaxEnv:
         scale=1.0,
     )
     inner = _Inner(env, params, spec, num_envs, fields.max_episode_steps, shapes.state)
-    return JaxEnv(spec, functools.partial(_init, inner), functools.partial(_step, inner))
+    return JaxEnv(
+        spec,
+        functools.partial(_init, inner),
+        functools.partial(_step, inner),
+        shapes.observation,
+    )
 
 
 def _init(inner: _Inner, key: chex.PRNGKey, world: chex.PRNGKey) -> tuple[JaxEnvState, Timestep]:
@@ -162,6 +168,7 @@ class HostEnv:
     def __init__(self, fields: Env, *, num_envs: int, seed: int, run_seed: int):
         self._env = _compiled(fields, num_envs)
         self.spec = self._env.spec
+        self.observation = self._env.observation
         self._keys = (env_key(seed), world_key(run_seed))
         self._tick = 0
 

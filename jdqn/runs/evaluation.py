@@ -2,24 +2,21 @@
 
 import contextlib
 import itertools
-import pathlib
 import time
 from collections.abc import Callable, Generator, Iterable
-from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdqn import envs, learning, replay
-from jdqn.config import Config, ConfigError, load_config, shown, with_overrides
+from jdqn import envs, learning
+from jdqn.config import Config
 from jdqn.envs.guard import EnvError, guard, problem, said
 from jdqn.learning import ActorState, Agent, AgentState
 from jdqn.records import Timestep
-from jdqn.runs import checkpoint, checks, directory, episodes, files, resume, stopping
+from jdqn.runs import episodes, stopping
 from jdqn.runs.episodes import Episode, Episodes, Evaluation, Standing
-from jdqn.runs.store import DamagedError
 
 # Far from the training seeds, and apart from each other: what picks the best evaluation of a run
 # must not also be what scores it.
@@ -28,7 +25,6 @@ COMMAND_SEED_OFFSET = 20_000
 MAX_PARALLEL_GAMES = 32
 TICKS_PER_CALL = 64
 WATCH_SECONDS = 0.2  # between two calls of who watches
-ATTEMPTS = 5
 
 MakeEnv = Callable[..., envs.VectorEnv]
 Watch = Callable[[Standing], None]
@@ -255,48 +251,3 @@ def policies(config: Config) -> list[str]:
         return [config.agent.eval_policy]
     heads = [f"head_{k}" for k in range(config.network.heads)]
     return sorted([*heads, "mean", "vote"], key=lambda name: name == config.agent.eval_policy)
-
-
-def load_run(
-    run_dir: pathlib.Path, which: str | None = None, **overrides: Any
-) -> tuple[Config, Agent, checkpoint.Found, list[AgentState]]:
-    """Loads a run, also one that is being written, and without writing anything.
-
-    Args:
-      run_dir: the run directory.
-      which: the checkpoint, agent steps or `best`; default: the newest that verifies.
-      **overrides: of its configuration; `section__field=value`.
-
-    Returns:
-      Its configuration, agent, checkpoint, and the agent's state for each seed.
-
-    Raises:
-      ConfigError: no run, or no such checkpoint.
-    """
-    path = run_dir / "config.toml"
-    files.check_is_run(run_dir)
-    recorded = load_config(file=path)
-    config = with_overrides(recorded, **overrides)
-    env = guard(envs.make_env(config, num_envs=1), config.env.name)
-    spec = env.spec
-    env.close()
-    memory = replay.make_replay(config, spec)
-    checks.check_own(config, spec, memory)
-    agent = learning.make_agent(config, spec, memory)
-    like = jax.eval_shape(lambda key: agent.init(key)[0], jax.random.key(0))
-    run_id = directory.run_id_of(run_dir)
-    for _ in range(ATTEMPTS):  # a run that goes on may have deleted what was found
-        found = checkpoint.find(run_dir, which, run_id=run_id, agents_only=True)
-        try:
-            states = checkpoint.load_states(found, like, config.train.num_seeds)
-        except DamagedError as error:
-            damage = str(error)
-            continue
-        changed = resume.differences(found.manifest, recorded)
-        for name in sorted(changed.keys() - resume.CHANGEABLE):
-            before, now = changed[name]
-            raise ConfigError(
-                f"{path}: {name} = {shown(now)}, the checkpoint was written with {shown(before)}"
-            )
-        return config, agent, found, states
-    raise ConfigError(f"{run_dir} does not fit its config.toml: {damage}")

@@ -1,0 +1,92 @@
+"""Raw observations become frames, numbers become the environment's own actions."""
+
+import gymnasium
+import jax
+import numpy as np
+import pytest
+from gymnasium import spaces
+from helpers import tiny, vector_spec
+
+from jdqn import envs
+from jdqn.config import ConfigError
+from jdqn.envs import gym
+from jdqn.envs.interface import Interface, interface
+from jdqn.records import EnvSpec
+
+IMAGES = Interface(EnvSpec((2, 3), np.dtype(np.uint8), 4, 3, 1 / 255), (2, 3), np.dtype(np.uint8))
+VECTORS = Interface(vector_spec(3), (3,), np.dtype(np.float32))
+CLASSES = Interface(EnvSpec((4,), np.dtype(np.uint8), 1, 2, 1.0), (), np.dtype(np.int64), -1, -1)
+
+
+class Odd(gymnasium.Env):
+    """Observations from -1 to 2, actions -1 and 0."""
+
+    observation_space = spaces.Discrete(4, start=-1)
+    action_space = spaces.Discrete(2, start=-1)
+
+    def reset(self, *, seed=None, options=None):
+        return 1, {}
+
+    def step(self, action):
+        assert action in self.action_space
+        return 2, 0.0, False, False, {}
+
+
+def test_one_observation_and_several_are_told_apart_by_shape():
+    one, is_one = VECTORS.batch([1, 2, 3])
+    assert (one.shape, is_one) == ((1, 3), True)
+    several, is_one = VECTORS.batch(np.zeros((5, 3)))
+    assert (several.shape, is_one) == ((5, 3), False)
+    assert CLASSES.batch(1)[1]
+    assert not CLASSES.batch([1])[1]
+    for wrong in (np.zeros(4), np.zeros((0, 3)), np.zeros((2, 2, 3)), 1.0, [[1], [2, 3]], None):
+        with pytest.raises(ConfigError, match=r"shape .*: expected one of shape \(3,\), or a .*B"):
+            VECTORS.batch(wrong)
+
+
+def test_frames_are_what_the_adapter_shows():
+    env = gym.make(tiny().env, num_envs=2, seed=3)
+    between = interface(env)
+    (raw, _), frame = env._envs.reset(seed=3), env.reset().frame
+    env.close()
+    np.testing.assert_array_equal(between.frames(between.batch(raw)[0]), frame)
+    bytes_of_floats = IMAGES.frames(np.full((1, 2, 3), 255.0))
+    assert (bytes_of_floats.dtype, bytes_of_floats.max()) == (np.uint8, 255)
+
+
+def test_classes_and_actions_that_do_not_start_at_0():
+    gymnasium.register("jdqn-test/Odd-v0", Odd)
+    env = envs.make_env(tiny("jdqn-test/Odd-v0"), num_envs=1)
+    between = interface(env)
+    env.close()
+    assert between == CLASSES._replace(spec=env.spec)
+    np.testing.assert_array_equal(between.frames(np.array([1, -1])), [[0, 0, 1, 0], [1, 0, 0, 0]])
+    np.testing.assert_array_equal(between.frames(np.array([1])), env.reset().frame)
+    np.testing.assert_array_equal(between.actions(np.array([0, 1])), [-1, 0])
+
+
+def test_a_jax_native_environment_shows_its_own_shape():
+    env = envs.make_env(tiny("jdqn/Chain"), num_envs=2)
+    between = interface(env)
+    assert (between.shape, between.dtype) == ((10,), bool)
+    assert between.frames(np.ones((2, 10))).dtype == env.spec.frame_dtype
+    flattened = between._replace(shape=(5, 2))
+    assert flattened.frames(np.ones((3, 5, 2))).shape == (3, 10)
+    assert isinstance(env.observation, jax.ShapeDtypeStruct)
+
+
+@pytest.mark.parametrize(
+    ("of", "observations", "said"),
+    [
+        (VECTORS, [["a", "b", "c"]], "expected numbers"),
+        (VECTORS, [[1, np.nan, 2]], "not finite"),
+        (VECTORS, [[1, 1e300, 2]], "not finite"),
+        (IMAGES, np.full((1, 2, 3), 0.5), "float64: expected uint8, whole numbers from 0 to 255"),
+        (IMAGES, np.full((1, 2, 3), -1), "int64: expected uint8"),
+        (CLASSES, [3], "from -1 to 2"),
+        (CLASSES, [0.0], "from -1 to 2"),
+    ],
+)
+def test_what_the_environment_cannot_have_shown_is_refused(of, observations, said):
+    with pytest.raises(ConfigError, match=said):
+        of.frames(np.asarray(observations))
