@@ -23,6 +23,7 @@ def train(
     make_env: Callable[..., Any] | None = None,
     command: str = "",
     resumes: bool = False,
+    start_from: str | pathlib.Path | None = None,
 ) -> "Result":
     """Trains an agent and writes a run directory.
 
@@ -36,6 +37,8 @@ def train(
       command: recorded in `config.toml`.
       resumes: goes on with the run in `run_dir`, whose `config.toml` is `config` but for fields
         that may change, see `runs.resume.CHANGEABLE`.
+      start_from: a run directory or a folder of `jdqn.export`, whose parameters a new run begins
+        with; all else is new.
 
     Returns:
       Where the run lies and how it ended.
@@ -48,7 +51,14 @@ def train(
     from jdqn import envs, loops
 
     make_env = make_env or envs.make_env
-    return loops.train(config, run_dir=run_dir, make_env=make_env, command=command, resumes=resumes)
+    return loops.train(
+        config,
+        run_dir=run_dir,
+        make_env=make_env,
+        command=command,
+        resumes=resumes,
+        start_from=start_from,
+    )
 
 
 def _announce(config: Config, resumed: str | pathlib.Path | None) -> None:
@@ -87,6 +97,11 @@ def main(argv: list[str] | None = None) -> None:
         "--run-dir", metavar="DIR", help="where to write (default: runs/ENV-AGENT-SEED-TIME)"
     )
     parser.add_argument("--resume", metavar="RUN", help="go on with a run, from its run directory")
+    parser.add_argument(
+        "--start-from",
+        metavar="RUN",
+        help="begin with the parameters of a run or an exported folder, all else new",
+    )
     add_options(parser)
     arguments = parser.parse(argv)
     given = sys.argv[1:] if argv is None else argv
@@ -95,7 +110,13 @@ def main(argv: list[str] | None = None) -> None:
     def run() -> int:
         config, run_dir = _what_is_asked_for(arguments)
         resumes = arguments.resume is not None
-        result = train(config, run_dir=run_dir, command=command, resumes=resumes)
+        result = train(
+            config,
+            run_dir=run_dir,
+            command=command,
+            resumes=resumes,
+            start_from=arguments.start_from,
+        )
         return 128 + result.stopped_by if result.stopped_by else 0
 
     stopping.command(parser.refuse, run)
@@ -105,7 +126,7 @@ def _what_is_asked_for(arguments: argparse.Namespace) -> tuple[Config, str | Non
     """The configuration and the run directory of the options."""
     if arguments.resume is None:
         return from_options(arguments), arguments.run_dir
-    for option in ("run_dir", "config", "preset", "protocol"):
+    for option in ("run_dir", "config", "preset", "protocol", "start_from"):
         if (value := getattr(arguments, option)) is not None:
             name = option.replace("_", "-")
             raise ConfigError(f"--{name} {value}: a run that goes on with --resume keeps its own")

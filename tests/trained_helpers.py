@@ -24,6 +24,7 @@ def drawn(config, spec, seed):
 
 def write_run(path, config, make_env=envs.make_env, ticks=20):
     """Writes the directory of a run with one checkpoint, which is also its best."""
+    path.mkdir(exist_ok=True)
     of_run = directory.RunDirectory(path, config, "")
     of_run.close()
     env = make_env(config, num_envs=1)

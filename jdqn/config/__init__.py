@@ -1,6 +1,7 @@
 """Frozen, validated configuration; nothing here imports jax, so that `--help` is quick."""
 
 from jdqn.config.layers import (
+    RECORDS,
     config_dir,
     default_preset,
     load_config,
@@ -15,6 +16,7 @@ from jdqn.config.sources import layers_of, protocol_of
 from jdqn.config.wording import shown
 
 __all__ = [
+    "RECORDS",
     "Config",
     "ConfigError",
     "Parser",

@@ -22,6 +22,9 @@ from jdqn.config.wording import shown
 Kind = Literal["agents", "presets", "protocols"]
 Layer = dict[str, dict[str, Any]]
 
+# What a run's `config.toml` records beside the configuration.
+RECORDS = ("versions", "started_from", "resumed")
+
 LONGEST_FILE = 1_000_000  # bytes
 
 # What an option chooses, and the field that records it.
@@ -214,7 +217,7 @@ def _read_user_file(file: str | pathlib.Path) -> tuple[Layer, bool]:
     """The layer of a user's file, and whether it is what a run recorded, which is left out."""
     layer = _read(pathlib.Path(file))
     is_record = isinstance(layer.get("versions"), dict)
-    for record in ("versions", "resumed"):
+    for record in RECORDS:
         layer.pop(record, None)
     for section, fields in layer.items():
         if not isinstance(fields, dict):

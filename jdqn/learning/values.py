@@ -48,6 +48,9 @@ class ValueHead(NamedTuple):
     # A Flax module between torso and heads, shared by them:
     # (features [B, F], samples) -> [B, n, F']
     layer: Callable[..., nn.Module] | None = None
+    # How Q is read, for who writes it down elsewhere: the returns [Z] that softmax(raw) weighs, or
+    # (): raw is Q; None: `read` alone knows.
+    support: chex.Array | tuple[()] | None = None
 
 
 def make_value_head(config: Config) -> ValueHead:
@@ -71,7 +74,7 @@ def expectation(penalty: Callable[[chex.Array], chex.Array]) -> ValueHead:
     def read(raw: chex.Array, _: Any) -> chex.Array:
         return raw[..., 0]
 
-    return ValueHead(1, read, bootstrapped(losses.q_learning(penalty)))
+    return ValueHead(1, read, bootstrapped(losses.q_learning(penalty)), support=())
 
 
 def categorical(atoms: chex.Array) -> ValueHead:
@@ -84,7 +87,7 @@ def categorical(atoms: chex.Array) -> ValueHead:
     def read(raw: chex.Array, _: Any) -> chex.Array:
         return jnp.sum(jax.nn.softmax(raw, axis=-1) * atoms[None, None, None], axis=-1)
 
-    return ValueHead(atoms.size, read, bootstrapped(losses.categorical(atoms)))
+    return ValueHead(atoms.size, read, bootstrapped(losses.categorical(atoms)), support=atoms)
 
 
 def bootstrapped(loss_fn: losses.TransitionLoss) -> Callable[[Calls, Batch], Loss]:

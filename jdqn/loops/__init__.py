@@ -3,11 +3,13 @@
 import contextlib
 import functools
 import pathlib
+from typing import Any
 
 from jdqn import envs
 from jdqn.config import Config, ConfigError
 from jdqn.loops import fused, host, shared
 from jdqn.runs import checkpoint, directory, evaluation, files, resume, stopping
+from jdqn.runs import start_from as start_from_
 from jdqn.runs.run import Result, Run, title
 
 __all__ = ["train"]
@@ -21,6 +23,7 @@ def train(
     command: str = "",
     on_host: bool = False,
     resumes: bool = False,
+    start_from: str | pathlib.Path | None = None,
 ) -> Result:
     """Trains in the loop that fits the environment; see `jdqn.train.train`.
 
@@ -31,40 +34,37 @@ def train(
       command: recorded in `config.toml`.
       on_host: takes the host loop for an environment written in JAX too.
       resumes: goes on with the run in `run_dir`.
+      start_from: a run or an exported folder whose parameters a new run begins with.
 
     Raises:
       ConfigError: before anything is written.
       RunError: the run could not go on; what could be saved has been.
     """
     in_jax = envs.is_native(config.env.name) and not on_host
-    if config.train.num_seeds > 1 and not in_jax:
-        raise ConfigError(
-            f"train.num_seeds = {config.train.num_seeds}: several seeds at once need an "
-            "environment written in JAX, such as minatar/Breakout; run "
-            f"{config.env.name} once for each seed"
-        )
-    if resumes and run_dir is None:
-        raise ConfigError("resumes: expected a run directory to go on with, run_dir is None")
+    _check(config, in_jax, run_dir, resumes, start_from)
     path = None if run_dir is None else pathlib.Path(run_dir)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stopping.signals())
         resumed = None
+        started = None
         if path is not None and resumes:
             stack.enter_context(files.lock(path))
             resumed = resume.prepare(path, config)
             config = resumed.config
         else:
             directory.check_run_dir(path)
+            if start_from is not None:
+                started = start_from_.prepare(start_from, config, make_env)
         begin = fused.begin if in_jax else functools.partial(host.begin, make_env, stack)
         try:
-            begun = begin(config, resumed, stop)
+            begun = begin(config, resumed, started, stop)
         except stopping.Interrupted:
             raise shared.interrupted(stop, "nothing was begun") from None
         if path is None or not resumes:
             path = directory.make_run_dir(path, config)
             stack.enter_context(files.lock(path))
         evaluate = evaluation.make_evaluator(config, begun.agent, make_env, stop)
-        run = _run(config, begun, resumed, evaluate, stop, path, command)
+        run = _run(config, begun, resumed, started, evaluate, stop, path, command)
         stack.enter_context(contextlib.closing(run))
         turns = begun.turns(
             stop=stop,
@@ -75,10 +75,27 @@ def train(
         return shared.drive(run, turns, stop)
 
 
+def _check(
+    config: Config, in_jax: bool, run_dir: Any, resumes: bool, start_from: str | pathlib.Path | None
+) -> None:
+    """Raises ConfigError where what is asked for does not go together."""
+    if config.train.num_seeds > 1 and not in_jax:
+        raise ConfigError(
+            f"train.num_seeds = {config.train.num_seeds}: several seeds at once need an "
+            "environment written in JAX, such as minatar/Breakout; run "
+            f"{config.env.name} once for each seed"
+        )
+    if resumes and run_dir is None:
+        raise ConfigError("resumes: expected a run directory to go on with, run_dir is None")
+    if resumes and start_from is not None:
+        raise ConfigError(f"start_from = {start_from}: a run that goes on has its own parameters")
+
+
 def _run(
     config: Config,
     begun: shared.Begun,
     resumed: resume.Resumed | None,
+    started: start_from_.Start | None,
     evaluate: evaluation.Evaluator,
     stop: stopping.Stop,
     path: pathlib.Path,
@@ -88,7 +105,10 @@ def _run(
     manifest = resumed.found.manifest if resumed else {}
     steps = manifest.get("steps")
     lengths = manifest.get("files")
-    of_run = directory.RunDirectory(path, config, command, resumed_steps=steps, lengths=lengths)
+    begins = started.record if started else None
+    of_run = directory.RunDirectory(
+        path, config, command, resumed_steps=steps, lengths=lengths, started_from=begins
+    )
     checkpoints = checkpoint.Checkpoints(config, path, of_run.run_id)
     if resumed:
         checkpoints.go_on_from(manifest)
@@ -104,6 +124,6 @@ def _run(
         counted=resumed.counters if resumed else None,
         held_out=begun.held_out,
     )
-    for line in [*(resumed.said if resumed else ()), *begun.said]:
+    for line in [*(first.said if (first := resumed or started) else ()), *begun.said]:
         run.say(line)
     return run

@@ -25,6 +25,7 @@ from jdqn.replay import Replay, ReplayState
 from jdqn.runs import stopping
 from jdqn.runs.checkpoint import Position
 from jdqn.runs.resume import Resumed
+from jdqn.runs.start_from import Start, with_parameters
 
 # Of a carry what a tick changes, and the timesteps seen.
 Played = tuple[learning.ActorState, ReplayState, JaxEnvState, Timestep, Timestep]
@@ -125,7 +126,9 @@ def _nothing_seen(parts: Parts) -> Timestep:
     return Timestep(no if of_floats else None, jnp.zeros(shape, jnp.float32), no, no, no)
 
 
-def begin(config: Config, resumed: Resumed | None, stop: stopping.Stop) -> Begun:
+def begin(
+    config: Config, resumed: Resumed | None, started: Start | None, stop: stopping.Stop
+) -> Begun:
     """Makes or brings back what a run needs.
 
     Raises:
@@ -137,6 +140,7 @@ def begin(config: Config, resumed: Resumed | None, stop: stopping.Stop) -> Begun
     parts = Parts(config, env, replay, agent, chunk_ticks(config))
     carries = start(parts, stop)
     if resumed is None:
+        carries = with_parameters(started, carries, config.train.num_seeds)
         return Begun(replay, agent, functools.partial(turns, parts, carries))
     like = jax.eval_shape(functools.partial(init, parts), np.int64(0))
     restored = restore(resumed, replay, agent, carries, like)

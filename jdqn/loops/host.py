@@ -18,6 +18,7 @@ from jdqn.runs.checkpoint import Position
 from jdqn.runs.evaluation import MakeEnv
 from jdqn.runs.parts import Arrays
 from jdqn.runs.resume import Resumed
+from jdqn.runs.start_from import Start, with_parameters
 
 
 class Programs(NamedTuple):
@@ -35,6 +36,7 @@ def begin(
     stack: contextlib.ExitStack,
     config: Config,
     resumed: Resumed | None,
+    started: Start | None,
     stop: stopping.Stop,
 ) -> Begun:
     """Makes or brings back what a run needs; `stack` closes the environment.
@@ -56,6 +58,7 @@ def begin(
     said = [limit] if limit else []
     if resumed is None:
         carry = start(config, replay, agent, _first_timestep(env), stop)
+        (carry,) = with_parameters(started, [carry], num_seeds=1)
         loop = functools.partial(turns, config, env, replay, agent, carry)
         return Begun(replay, agent, loop, said=said)
     empty = start(config, replay, agent, None, stop)

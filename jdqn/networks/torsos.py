@@ -24,32 +24,34 @@ class Torso(nn.Module):
     smallest_side: ClassVar[int] = 0  # of an image, channels last; 0: takes anything
 
 
-class NatureTorso(Torso):
+class ConvTorso(Torso):
+    """Convolutions with ReLU over the channels of all stacked frames."""
+
+    convolutions: ClassVar[tuple[tuple[int, int, int], ...]]  # channels, size, stride of each
+
+    @nn.compact
+    def __call__(self, obs: chex.Array) -> chex.Array:
+        """Images of bytes or floats, `[B, S, H, W]` or `[B, S, H, W, C]`."""
+        x = kernels.stack_to_channels(obs)
+        scale = self.scale
+        for channels, size, stride in self.convolutions:
+            x = nn.relu(layers.Conv(channels, size, stride, self.for_cpu)(x, scale))
+            scale = 1.0
+        return x.reshape(x.shape[0], -1)
+
+
+class NatureTorso(ConvTorso):
     """The three convolutions of Mnih et al. 2015."""
 
     smallest_side: ClassVar[int] = 36
-
-    @nn.compact
-    def __call__(self, obs: chex.Array) -> chex.Array:
-        """Images of bytes or floats."""
-        x = kernels.stack_to_channels(obs)
-        x = nn.relu(layers.Conv(32, 8, 4, self.for_cpu)(x, self.scale))
-        x = nn.relu(layers.Conv(64, 4, 2, self.for_cpu)(x))
-        x = nn.relu(layers.Conv(64, 3, 1, self.for_cpu)(x))
-        return x.reshape(x.shape[0], -1)
+    convolutions = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
 
 
-class MinAtarTorso(Torso):
+class MinAtarTorso(ConvTorso):
     """The one convolution of Young & Tian 2019."""
 
     smallest_side: ClassVar[int] = 3
-
-    @nn.compact
-    def __call__(self, obs: chex.Array) -> chex.Array:
-        """Images, `[B, S, 10, 10, C]` in MinAtar."""
-        x = kernels.stack_to_channels(obs)
-        x = nn.relu(layers.Conv(16, 3, 1, self.for_cpu)(x, self.scale))
-        return x.reshape(x.shape[0], -1)
+    convolutions = ((16, 3, 1),)
 
 
 class FlatTorso(Torso):

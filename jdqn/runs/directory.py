@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jdqn import __version__
-from jdqn.config import Config, ConfigError, to_toml
+from jdqn.config import RECORDS, Config, ConfigError, to_toml
 from jdqn.runs.board import Board
 from jdqn.runs.episodes import Episode, Evaluation
 from jdqn.runs.files import LogFile, sync_folder, write_whole
@@ -87,6 +87,7 @@ class RunDirectory:
         *,
         resumed_steps: int | None = None,
         lengths: Mapping[str, int] | None = None,
+        started_from: Mapping[str, Any] | None = None,
     ):
         """Opens the files of a run, new or gone on with.
 
@@ -96,6 +97,7 @@ class RunDirectory:
           command: that started the run, or goes on with it.
           resumed_steps: agent steps from which it goes on; None: a new run.
           lengths: of the logs there, in bytes.
+          started_from: the run that a new one has its first parameters from.
 
         Raises:
           ConfigError: it cannot be written.
@@ -103,7 +105,7 @@ class RunDirectory:
         self.path = path
         self._several = config.train.num_seeds > 1
         try:
-            record = _record(path, command, resumed_steps)
+            record = _record(path, command, resumed_steps, started_from)
             write_whole(path / "config.toml", to_toml(config, **record).encode("utf-8"))
             self._logs = {name: _open(path / name, name, lengths or {}) for name in HEADERS}
             sync_folder(path)
@@ -185,14 +187,15 @@ def _csv(rows: Iterable[Iterable[Any]]) -> str:
 
 
 def read_record(path: pathlib.Path) -> dict[str, Any]:
-    """What `config.toml` records beside the configuration: `versions`, and `resumed`."""
+    """What `config.toml` records beside the configuration, see `config.layers.RECORDS`."""
     try:
         layer = tomllib.loads((path / "config.toml").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    found = {"versions": layer.get("versions"), "resumed": layer.get("resumed", [])}
-    is_ours = isinstance(found["versions"], dict) and "run" in found["versions"]
-    return found if is_ours and isinstance(found["resumed"], list) else {}
+    found = {name: layer[name] for name in RECORDS if name in layer}
+    versions = found.get("versions")
+    is_ours = isinstance(versions, dict) and "run" in versions
+    return found if is_ours and isinstance(found.get("resumed", []), list) else {}
 
 
 def run_id_of(path: pathlib.Path) -> str | None:
@@ -200,15 +203,21 @@ def run_id_of(path: pathlib.Path) -> str | None:
     return read_record(path).get("versions", {}).get("run")
 
 
-def _record(path: pathlib.Path, command: str, resumed_steps: int | None) -> dict[str, Any]:
+def _record(
+    path: pathlib.Path,
+    command: str,
+    resumed_steps: int | None,
+    started_from: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     """What the run needs to be repeated, of its start and of each time it was gone on with."""
     command = command or " ".join(sys.argv)
     now = {**_versions(), "command": command}
     before = read_record(path) if resumed_steps is not None else {}
     if not before:
-        return {"versions": {"run": secrets.token_hex(8), **now}}
+        record = {"versions": {"run": secrets.token_hex(8), **now}}
+        return {**record, "started_from": dict(started_from)} if started_from else record
     again = {"steps": resumed_steps, **now}
-    return {"versions": before["versions"], "resumed": [*before["resumed"], again]}
+    return {**before, "resumed": [*before.get("resumed", []), again]}
 
 
 def _versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from jdqn import clock
 from jdqn.config import Config, ConfigError, shown, with_overrides
-from jdqn.runs import checkpoint, counters, directory, files
+from jdqn.runs import checkpoint, counters, directory, exported, files
 from jdqn.runs.checkpoint import Found
 from jdqn.runs.counters import Counters
 from jdqn.runs.store import DamagedError
@@ -45,6 +45,11 @@ def prepare(run_dir: pathlib.Path, config: Config) -> Resumed:
       ConfigError: no checkpoint, a change that would alter the past, nothing left to do.
     """
     files.check_is_run(run_dir)
+    if exported.is_exported(run_dir):
+        raise ConfigError(
+            f"{run_dir} is an exported agent, which has parameters alone; begin a new run with "
+            f"--start-from {run_dir}"
+        )
     run_id = directory.run_id_of(run_dir)
     found = checkpoint.find(run_dir, run_id=run_id, agents_only=False)
     schedule_steps = _schedule_steps(found.manifest["config"])
