@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import stat
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -49,7 +50,10 @@ def names(kind: Kind) -> list[str]:
 
 
 def default_preset(env_name: str) -> str | None:
-    """The preset an environment asks for; none for Atari."""
+    """The preset an environment asks for; none for Atari.
+
+    A bare word without a version is a game of Atari's, unless Gymnasium is there and knows it.
+    """
     presets = {
         "minatar/": "minatar",
         "bsuite/": "deep_sea",
@@ -59,7 +63,10 @@ def default_preset(env_name: str) -> str | None:
     for start, preset in presets.items():
         if env_name.startswith(start):
             return preset
-    return "classic" if re.search(r"-v\d+$", env_name) else None
+    is_of_gymnasium = re.search(r"[:/]|-v\d+$", env_name)
+    # Asked where it is imported already, and else nothing can have been registered by hand.
+    registry = getattr(sys.modules.get("gymnasium"), "registry", {})
+    return "classic" if is_of_gymnasium or env_name in registry else None
 
 
 def load_config(

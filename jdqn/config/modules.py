@@ -21,12 +21,13 @@ from jdqn.config.wording import one_line
 MARKS = ("checkpoints", "metrics.jsonl", "model.safetensors")
 
 
-def import_module(name: str, field: str) -> ModuleType:
+def import_module(name: str, field: str, *, says: bool = True) -> ModuleType:
     """Imports a module of the user's and says so on stderr, once.
 
     Args:
       name: dotted, such as `my_package.my_module`.
       field: what names it, for the sentence, such as `env.name = "my_module:MyEnv-v0"`.
+      says: false in a worker, whose parent has said it.
 
     Raises:
       ConfigError: it is not found, lies in the folder of a run, or fails; with its own error.
@@ -43,7 +44,8 @@ def import_module(name: str, field: str) -> ModuleType:
                     f"{field}: {place} lies in the folder of a run, whose code is never imported; "
                     "put the module on your own Python path"
                 )
-    sys.stderr.write(one_line(f"importing {name} ({', '.join(str(p) for p in top)})") + "\n")
+    if says:
+        sys.stderr.write(one_line(f"importing {name} ({', '.join(str(p) for p in top)})") + "\n")
     try:
         return importlib.import_module(name)
     except Exception as error:  # whatever its code raises

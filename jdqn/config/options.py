@@ -20,7 +20,9 @@ from jdqn.config.wording import one_line, shown
 _BEYOND_A_VALUE = re.compile(r"[\x00-\x1f\x7f#]")
 _AS_IN_PYTHON = {"True": True, "False": False, "None": "none"}
 _NO_VALUE = re.compile(r"argument --(\w+\.\w+): expected one argument")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LARGEST_EXACT = 2**53  # of the whole numbers that a float stands for
+TABLES = ("env.kwargs",)  # fields that are tables
 
 
 class _Once(argparse.Action):
@@ -172,14 +174,18 @@ def from_options(arguments: argparse.Namespace) -> Config:
 
 def asked_for(arguments: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `load_config` that parsed options stand for."""
-    options = {k: v for k, v in vars(arguments).items() if "." in k and v is not None}
+    overrides = {
+        k: parse_table(v) if k in TABLES else parse_value(v)
+        for k, v in vars(arguments).items()
+        if "." in k and v is not None
+    }
     return {
         "env": arguments.env,
         "agent": arguments.agent,
         "preset": arguments.preset,
         "protocol": arguments.protocol,
         "file": arguments.config,
-        "overrides": {dotted: parse_value(text) for dotted, text in options.items()},
+        "overrides": overrides,
     }
 
 
@@ -196,9 +202,19 @@ def parse_value(text: str) -> Any:
             continue
         if isinstance(value, float) and value.is_integer() and abs(value) <= _LARGEST_EXACT:
             return int(value)
-        # No field is a table or a date: as it was typed it is shown best.
+        # Neither a table nor a date is right here: as it was typed it is shown best.
         return value if isinstance(value, bool | int | float | str | list) else text
     return text
+
+
+def parse_table(text: str) -> Any:
+    """An inline table of TOML, such as `{size = 7}`; what is none, as `parse_value`."""
+    if text.strip().startswith("{") and not _CONTROL.search(text):
+        try:
+            return tomllib.loads(f"value = {text}")["value"]
+        except (ValueError, RecursionError):
+            pass
+    return parse_value(text)
 
 
 def parse_count(option: str, text: str, *, most: int) -> int:

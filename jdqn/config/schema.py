@@ -8,6 +8,7 @@ import pydantic
 from pydantic import Field
 
 from jdqn.config.naming import Known, fits_in_a_path, is_atari, is_own
+from jdqn.config.tables import Table, table
 
 # TOML has no null.
 _none = pydantic.BeforeValidator(lambda value: None if value == "none" else value)
@@ -16,6 +17,7 @@ Width = Annotated[int, Field(gt=0, le=65_536)]
 PositiveSteps = Annotated[int, Field(gt=0, le=2_000_000_000)]
 Steps = Annotated[int, Field(ge=0, le=2_000_000_000)]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
+LARGEST_LIST = 65_536
 Widths = Annotated[
     tuple[Width, ...],
     Field(strict=False, max_length=32),
@@ -30,9 +32,27 @@ def _fits_float32(value: float) -> float:
     return value
 
 
+def _observation_scale(value: Any) -> Any:
+    """`none`, `bounds`, a number, or a tuple of one for each entry. Raises ValueError."""
+    if isinstance(value, str) and value in ("none", "bounds"):
+        return value
+    numbers = value if isinstance(value, list | tuple) else [value]
+    fits = all(type(n) in (int, float) and 1e-37 <= n <= 1e37 for n in numbers)
+    if not fits or not 0 < len(numbers) <= LARGEST_LIST:
+        raise ValueError(
+            'must be "none", "bounds", a number from 1e-37 to 1e37, or a list of such numbers, one '
+            "for each entry of the observation"
+        )
+    return float(value) if numbers is not value else tuple(float(n) for n in numbers)
+
+
 Probability = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0), pydantic.AfterValidator(_fits_float32)]
 NonNegative = Annotated[float, Field(ge=0), pydantic.AfterValidator(_fits_float32)]
+Scale = Annotated[str | float | tuple[float, ...], pydantic.PlainValidator(_observation_scale)]
+Kwargs = Annotated[
+    Table, pydantic.PlainValidator(table), pydantic.PlainSerializer(lambda value: value.plain())
+]
 
 
 class ConfigError(ValueError):
@@ -64,8 +84,9 @@ class Env(Section):
     """The environment."""
 
     name: str = _doc(
-        "an Atari game (Breakout), a Gymnasium id (CartPole-v1), JAX-native (minatar/Breakout), "
-        "or your own in JAX (jax:my_module:make)"
+        "an Atari game (Breakout), a Gymnasium id (CartPole-v1, or my_module:MyEnv-v0 for one that "
+        "a module registers), JAX-native (minatar/Breakout), or your own in JAX "
+        "(jax:my_module:make)"
     )
     preset: str = _doc(
         "the file under configs/presets, or none; auto: what the environment asks for"
@@ -73,7 +94,15 @@ class Env(Section):
     protocol: str = _doc(
         "Atari: the file under configs/protocols, how scores are measured; or none"
     )
+    kwargs: Kwargs = _doc("Gymnasium: keyword arguments of the environment, such as {size = 7}")
     num_envs: Width = _doc("environments stepped together")
+    vectorization: Literal["sync", "async"] = _doc(
+        "Gymnasium: all in this process, or each in one of its own, for slow environments"
+    )
+    observation_scale: Scale = _doc(
+        "Gymnasium: none; bounds: the space's own become -1 and 1; or what entries are divided by, "
+        "a number or a list"
+    )
     num_threads: Annotated[int, Field(ge=0, le=1_024)] = _doc(
         "emulator threads; 0: as many as usable cores, at most one per environment"
     )

@@ -7,11 +7,12 @@ observation of a new episode with reward 0 and `first` set.
 import os
 import re
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from jdqn.config import Config, ConfigError, suggest
+from jdqn.config import Config, ConfigError, shown, suggest
+from jdqn.config.schema import Env
 from jdqn.envs.guard import EnvError
 from jdqn.envs.jax_names import is_native
 from jdqn.envs.jax_native import HostEnv, JaxEnv, env_key, world_key
@@ -86,11 +87,13 @@ def make_env(config: Config, *, num_envs: int | None = None, seed: int | None = 
     seed = config.train.seed if seed is None else seed
     name = config.env.name
     if is_native(name):
+        _refuse_gymnasiums(config.env)
         return HostEnv(config.env, num_envs=num_envs, seed=seed, run_seed=config.train.seed)
     from jdqn.envs import atari, gym
 
-    if gym.is_known(name):
-        return gym.make(config.env, num_envs=num_envs, seed=seed)
+    if (registered := gym.find(name)) is not None:
+        return gym.make(registered, config.env, num_envs=num_envs, seed=seed)
+    _refuse_gymnasiums(config.env)
     games = atari.games()
     if games is None:
         raise ConfigError(
@@ -109,6 +112,7 @@ def make_native_env(config: Config, *, num_envs: int) -> JaxEnv:
     Raises:
       ConfigError: as `make_env`.
     """
+    _refuse_gymnasiums(config.env)
     return _make_native(config.env, num_envs=num_envs)
 
 
@@ -121,12 +125,31 @@ def says_no_limit(config: Config) -> str | None:
     from jdqn.envs import gym
 
     name = config.env.name
-    if is_native(name) or not gym.is_known(name) or gym.has_limit(name):
+    registered = None if is_native(name) else gym.find(name)
+    if registered is None or registered.max_episode_steps is not None:
         return None
     return (
         f'env.name = "{name}" has no step limit of its own: its episodes are cut at '
         f"env.max_episode_steps = {config.env.max_episode_steps:,}"
     )
+
+
+def _refuse_gymnasiums(fields: Env) -> None:
+    """Raises ConfigError where an environment that is not Gymnasium's is told what is for those."""
+    of_gymnasium: dict[str, Any] = {
+        "kwargs": {},
+        "vectorization": "sync",
+        "observation_scale": "none",
+    }
+    if ":" in fields.name:  # of a user's module, which may take arguments
+        del of_gymnasium["kwargs"]
+    for field, default in of_gymnasium.items():
+        value = getattr(fields, field)
+        if value != default:
+            raise ConfigError(
+                f"env.{field} = {shown(value)}: only of Gymnasium environments, which "
+                f"{fields.name} is not"
+            )
 
 
 def usable_cores() -> int:

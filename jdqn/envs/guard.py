@@ -20,7 +20,7 @@ class EnvError(RunError):
     """An environment went wrong: what happened, which environment, which copy where known."""
 
 
-def guard(env: "VectorEnv", name: str, num_envs: int | None = None) -> "VectorEnv":
+def guard(env: "VectorEnv", name: str, num_envs: int | None = None) -> "Guarded":
     """Puts a check around environments, whoever wrote them.
 
     Exceptions become `EnvError`, and so do timesteps of another shape or dtype than `env.spec`
@@ -28,14 +28,15 @@ def guard(env: "VectorEnv", name: str, num_envs: int | None = None) -> "VectorEn
     dtype are looked at: fetching them would cost. `close` never raises.
 
     Args:
-      env: the environments; `save` and `restore` may be missing.
+      env: the environments; `save`, `restore` and `said`, what is to be known of them, may be
+        missing.
       name: what to call them, `env.name`.
       num_envs: E; default: what the first timestep shows.
 
     Returns:
       The same environments behind the same protocol.
     """
-    return _Guarded(env, name, num_envs)
+    return Guarded(env, name, num_envs)
 
 
 def problem(what: str, name: str, copy: int | None = None, num_envs: int = 1) -> EnvError:
@@ -57,11 +58,12 @@ def short(value: Any, characters: int = 100) -> str:
     return text if len(text) <= characters else text[:characters] + " ..."
 
 
-class _Guarded:
+class Guarded:
     """See `guard`."""
 
     def __init__(self, env: "VectorEnv", name: str, num_envs: int | None):
         self.spec: EnvSpec = env.spec
+        self.said: tuple[str, ...] = getattr(env, "said", ())
         self._env = env
         self._name = name
         self._num_envs = num_envs

@@ -47,7 +47,7 @@ def begin(
       Interrupted: a stop was asked for.
     """
 
-    def made(**keywords: int) -> envs.VectorEnv:
+    def made(**keywords: int) -> envs.guard.Guarded:
         env = envs.guard.guard(make_env(config, **keywords), config.env.name, config.env.num_envs)
         return stack.enter_context(contextlib.closing(env))
 
@@ -55,7 +55,7 @@ def begin(
     replay, agent = build(config, env.spec)
     # What a user's own `make_env` makes is not cut.
     limit = envs.says_no_limit(config) if make_env is envs.make_env else None
-    said = [limit] if limit else []
+    said = [*([limit] if limit else []), *env.said]
     if resumed is None:
         carry = start(config, replay, agent, _first_timestep(env), stop)
         (carry,) = with_parameters(started, [carry], num_seeds=1)

@@ -34,7 +34,7 @@ HEADERS = {
 def default_run_dir(config: Config) -> pathlib.Path:
     """`runs/ENV-AGENT-SEED-TIME`."""
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    name = re.sub("[/:]", "_", config.env.name)
+    name = re.sub(r"[^\w.-]", "_", config.env.name)
     return pathlib.Path("runs") / f"{name}-{config.agent.name}-{config.train.seed}-{now}"
 
 

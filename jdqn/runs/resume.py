@@ -14,6 +14,7 @@ from jdqn.runs.store import DamagedError
 # What cannot alter what has been, nor what is learnt from there on.
 CHANGEABLE = {
     "env.num_threads",
+    "env.vectorization",
     "train.steps",
     "train.stop_return",
     "train.log_period_steps",
