@@ -141,8 +141,8 @@ def _frames(space: Any, fields: Env) -> _Frames:
         return _vector_frames(space, size, scale == "bounds")
     if isinstance(scale, tuple) and len(scale) != size:
         raise ConfigError(
-            f"env.observation_scale = {shown(scale)}: has {len(scale):,} numbers, the observation "
-            f"of {name} has {size:,} entries"
+            f"env.observation_scale = {shown(list(scale))}: has {len(scale):,} numbers, the "
+            f"observation of {name} has {size:,} entries"
         )
     divide = functools.partial(_divide, _part(space, by_bounds=False), np.array(scale))
     return _Frames((size,), np.float32, 1.0, divide)

@@ -82,10 +82,16 @@ class GymEnv:
 
 
 class _Workers(AsyncVectorEnv):
-    """Gymnasium's, but it does not wait for its workers before they are asked something."""
+    """Gymnasium's, but there is one to ask and to close where a worker ended while starting."""
+
+    is_complete = True
 
     def _check_spaces(self) -> None:
-        """Each copy checks its own."""
+        """Waits until all have started."""
+        try:
+            super()._check_spaces()
+        except (EOFError, OSError):
+            self.is_complete = False
 
 
 class WorkersEnv(GymEnv):
@@ -115,6 +121,8 @@ class WorkersEnv(GymEnv):
         except Exception as error:  # what cannot be sent to a process, or no process left
             raise problem(f"its processes cannot be started: {said(error)}", self._name) from error
         atexit.register(self.close)  # before multiprocessing waits for them
+        if not self._envs.is_complete:
+            raise self._ended_early()
         self._ended = np.zeros(len(self._copies), bool)
         self._ask(self._envs.reset_async, seed=self._seed)
         return self._started(self._ask(self._envs.reset_wait)[0])
