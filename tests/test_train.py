@@ -39,10 +39,11 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert recorded == shlex.join(["python", "-m", "jdqn.train", *argv])
     # No terminal here: plain lines, one for each event.
     printed = capsys.readouterr()
-    asked, replay, writing, *lines = printed.out.splitlines()
+    asked, layers, replay, writing, *lines = printed.out.splitlines()
     assert printed.err == ""
     assert not {"\x1b", "\r"} & set(printed.out)
     assert asked == "dqn on CartPole-v1, seed 5, 2,000 steps"
+    assert layers.startswith("agent dqn, preset classic; set beside them: network.torso_hidden, ")
     assert replay.startswith("replay 50,000 transitions, ")
     assert writing == f"writing runs/{path.name}"
     starts = [

@@ -58,7 +58,7 @@ def evaluated(path, num_episodes, monkeypatch, make_env=envs.make_env):
     seen = []
     summary = evaluation.summary
     monkeypatch.setattr(evaluation, "summary", lambda games: seen.extend(games) or summary(games))
-    evaluation.make_evaluator(found.config, found.agent, make_env)(found.states[0], SEED, "mean")
+    evaluation.make_evaluator(found.config, found.agent, make_env)(found.states[0], SEED, 0, "mean")
     assert len(seen) == num_episodes
     return sorted(seen, key=lambda game: game.env)
 
