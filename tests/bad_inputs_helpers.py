@@ -37,6 +37,7 @@ TEXTS = {
     "above.toml": '[agent]\nname = "../dqn"',
     "line.toml": '[replay]\n"a\\nb" = 1',
     "name.toml": "[replay]\n" + "k" * 50_000 + " = 1",
+    "protocol.toml": '[env]\nname = "CartPole-v1"\nprotocol = "nature"',
     "huge.toml": "#" * 1_000_001,
     "good.csv": HEADER + ROWS,
     "middle.csv": HEADER + "10,0\n" + ROWS,

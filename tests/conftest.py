@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import signal
+import sys
 
 import hypothesis
 import jax
@@ -50,3 +51,20 @@ def quick_compilation():
     yield
     jax.config.update("jax_disable_most_optimizations", False)
     jax_native._compiled.cache_clear()  # its programs would differ in last bits from later ones
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch, request):
+    """Writes a module of a fresh name into a folder on the path; returns a function of its text."""
+    monkeypatch.syspath_prepend(tmp_path)
+    written = []
+
+    def write(source, folder=tmp_path):
+        name = f"module_{abs(hash(request.node.name))}_{len(written)}"
+        (folder / f"{name}.py").write_text(source, encoding="utf-8")
+        written.append(name)
+        return name
+
+    yield write
+    for name in written:
+        sys.modules.pop(name, None)

@@ -56,6 +56,7 @@ CONFIGURATIONS = {
     "name.toml": ['unknown field "replay.kkk', "mask_distribution"],
     "utf16.toml": ["utf16.toml", "not UTF-8"],
     "huge.toml": ["huge.toml", "1,000,000 bytes"],
+    "protocol.toml": ["env.protocol = nature", "Atari"],
     "good.csv": ["good.csv", "not valid TOML"],
 }
 
@@ -130,6 +131,9 @@ RESUME = {
     "run directory": (["fresh", "--run-dir", "new"], ["--run-dir new", "--resume"]),
     "configuration too": (["fresh", "--config", "fresh/config.toml"], ["--config", "--resume"]),
     "preset": (["fresh", "--preset", "classic"], ["--preset classic", "--resume"]),
+    "protocol": (["fresh", "--protocol", "nature"], ["--protocol nature", "--resume"]),
+    "other agent": (["fresh", "--agent", "double"], ["agent dqn", "--agent double"]),
+    "other environment": (["fresh", "--env", "Pong"], ["CartPole-v1", "Pong", "fresh/config"]),
     "agent": (["fresh", "--agent", "dqm"], ['"dqm"', '"dqn"']),
     "value": (["fresh", "--train.eval_episodes", "few"], ["train.eval_episodes = 'few'"]),
     "option": (["fresh", "--train.step", "8"], ['"--train.step"', '"--train.steps"']),

@@ -9,6 +9,7 @@ import tomllib
 import pytest
 from helpers import tiny
 
+from jdqn import evaluate
 from jdqn import train as door
 from jdqn.config import load_config
 
@@ -95,3 +96,51 @@ train.main(["--env", "CartPole-v1"])
 def test_the_first_line_does_not_wait_for_jax():
     answer = subprocess.run([sys.executable, "-c", FIRST_LINE], capture_output=True, text=True)
     assert "Seen: []\n" in answer.stderr
+
+
+OWN = """
+import jax
+import jax.numpy as jnp
+from jdqn.learning import exploration, losses, values
+
+def log_cosh(td_error):
+    return jnp.logaddexp(td_error, -td_error) - jnp.log(2.0)
+
+def rule(key, q, head):
+    score = exploration.by_head(key, q, head)
+    return score + 0.1 * jax.random.gumbel(key, score.shape)
+
+def make_head(config):
+    return values.expectation(losses.make_penalty(config.agent.loss))
+"""
+
+
+def test_an_agent_of_ones_own_from_its_files(tmp_path, module, monkeypatch, capsys):
+    """Its loss, its rule, its value head; going back to it needs the module, not the file."""
+    name = module(OWN)
+    agent = tmp_path / "mine.toml"
+    agent.write_text(
+        f'network = {{value_head = "{name}:make_head", hidden = [8]}}\n'
+        f'agent = {{loss = "{name}:log_cosh", behaviour = "{name}:rule"}}\n'
+    )
+    run = tmp_path / "run"
+    argv = ["--env=jdqn/Chain", "--agent", str(agent), "--run-dir", str(run), "--steps=1_000"]
+    door.main([*argv, "--train.eval_episodes=0", "--network.hidden=8,"])
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert lines[0].startswith("mine on jdqn/Chain")
+    assert lines[1].startswith("agent mine (not of jdqn), preset chain; set beside them: network.")
+    assert printed.err.startswith(f"importing {name} (")
+    config = load_config(file=run / "config.toml")
+    assert (config.agent.name, config.agent.loss) == ("mine", f"{name}:log_cosh")
+    agent.unlink()
+    evaluate.main([str(run), "--episodes=1"])
+    assert "mine, seed 0, after 1,000 steps" in capsys.readouterr().out
+    sys.modules.pop(name)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(tmp_path)])
+    for command in (evaluate.main, lambda argv: door.main(["--resume", *argv, "--steps=2_000"])):
+        with pytest.raises(SystemExit):
+            command([str(run)])
+        said = capsys.readouterr().err
+        assert said.startswith(f'error: agent.loss = "{name}:log_cosh": there is no module')
+        assert said.count("\n") == 1

@@ -137,7 +137,7 @@ def _layers(
     agent = chosen["agent"]
     if asked["agent"] is not None and _is_path(agent):
         chosen["agent"], of_agent = _read_own_agent(agent)
-    elif is_record and agent not in names("agents"):
+    elif is_record and asked["agent"] is None and agent not in names("agents"):
         of_agent = {}  # it was a file of one's own: the record has all of it
     else:
         of_agent = read_named("agents", agent)

@@ -76,7 +76,8 @@ def make(text: str, field: str, kind: type, *arguments: Any) -> Any:
     with named(field):
         made = load_object(text, field)(*arguments)
     if not isinstance(made, kind):
-        raise ConfigError(f"{field}: returned a {type(made).__name__}, must be a {kind.__name__}")
+        found = type(made).__name__
+        raise ConfigError(f"{field}: returned something of type {found}, not a {kind.__name__}")
     return made
 
 

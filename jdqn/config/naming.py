@@ -3,10 +3,9 @@
 import difflib
 import re
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import pydantic
-from pydantic_core import core_schema
 
 
 class Known(NamedTuple):
@@ -16,9 +15,9 @@ class Known(NamedTuple):
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: pydantic.GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
+    ) -> Any:
         """Checks what is a string; whether such a module is there is asked where it is needed."""
-        return core_schema.no_info_after_validator_function(self._check, handler(source))
+        return handler.generate_schema(Annotated[source, pydantic.AfterValidator(self._check)])
 
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: pydantic.GetJsonSchemaHandler

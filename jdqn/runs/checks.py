@@ -104,4 +104,4 @@ def _shown(found: Any) -> str:
     """What something is, in a few words."""
     if hasattr(found, "shape") and hasattr(found, "dtype"):
         return f"{found.dtype} of shape {list(found.shape)}"
-    return f"a {type(found).__name__}"
+    return f"something of type {type(found).__name__}"

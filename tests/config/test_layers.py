@@ -48,7 +48,10 @@ def dotted_fields(layer):
     return {f"{section}.{field}" for section, fields in layer.items() for field in fields}
 
 
-@pytest.mark.parametrize("top", ["dqn", "agent", "preset", "file", "overrides"])
+ORDER = ["dqn", "agent", "preset", "file", "protocol", "overrides"]
+
+
+@pytest.mark.parametrize("top", ORDER)
 def test_the_later_layer_wins(tmp_path, monkeypatch, top):
     default = layer_of("agents", "dqn")["train"]["steps"]
     shutil.copytree(config_lib.config_dir(), tmp_path, dirs_exist_ok=True)
@@ -57,16 +60,17 @@ def test_the_later_layer_wins(tmp_path, monkeypatch, top):
         "agent": tmp_path / "agents/other.toml",
         "preset": tmp_path / "presets/mine.toml",
         "file": tmp_path / "user.toml",
+        "protocol": tmp_path / "protocols/ours.toml",
     }
-    order = ["dqn", *paths, "overrides"]
     for layer, path in paths.items():
-        sets = order.index(layer) <= order.index(top)
-        path.write_text(f"[train]\nsteps = {1000 + order.index(layer)}\n" if sets else "")
-    arguments = {"agent": "other", "preset": "mine", "file": paths["file"]}
+        sets = ORDER.index(layer) <= ORDER.index(top)
+        path.write_text(f"[train]\nsteps = {1000 + ORDER.index(layer)}\n" if sets else "")
+    arguments = {"agent": "other", "preset": "mine", "file": paths["file"], "protocol": "ours"}
     if top == "overrides":
-        arguments["overrides"] = {"train.steps": 1004}
+        arguments["overrides"] = {"train.steps": 1005}
     loaded = load_config(**arguments)
-    assert loaded.train.steps == (default if top == "dqn" else 1000 + order.index(top))
+    assert loaded.train.steps == (default if top == "dqn" else 1000 + ORDER.index(top))
+    assert (loaded.env.preset, loaded.env.protocol) == ("mine", "ours")
     assert loaded.agent.name == "other"
     assert loaded.train.learning_starts_steps == load_config().train.learning_starts_steps
 
@@ -103,6 +107,19 @@ def test_the_environment_chooses_the_preset(tmp_path):
     assert load_config(file=file).replay == classic
     assert load_config(file=file, env="Pong").replay == atari
     assert load_config(env="Pong", preset="classic").replay == classic
+
+
+def test_the_preset_is_recorded_by_its_name(tmp_path):
+    assert load_config(env="CartPole-v1").env.preset == "classic"
+    assert load_config(env="CartPole-v1", preset="auto").env.preset == "classic"
+    assert load_config(env="Breakout").env.preset == "none"
+    none = load_config(env="CartPole-v1", preset="none")
+    assert none.env.preset == "none"
+    assert none.replay == load_config(env="Breakout").replay
+    file = tmp_path / "mine.toml"
+    file.write_text('[env]\npreset = "pong"\n')
+    assert load_config(file=file) == load_config(preset="pong")
+    assert load_config(file=file, preset="none") == load_config()
 
 
 def test_presets_follow_the_family():
@@ -172,6 +189,26 @@ MISTAKES = {
     "unknown field": (
         {"overrides": {"replay.batchsize": 8}},
         ['"replay.batchsize"', 'did you mean "replay.batch_size"?'],
+    ),
+    "unknown protocol": (
+        {"protocol": "natur"},
+        ["protocol", '"natur"', 'did you mean "nature"?'],
+    ),
+    "two protocols": (
+        {"protocol": "nature", "overrides": {"env.protocol": "machado"}},
+        ["--protocol nature", "--env.protocol machado"],
+    ),
+    "protocol of another environment": (
+        {"env": "CartPole-v1", "protocol": "nature"},
+        ["env.protocol = nature", "Atari", '"CartPole-v1"'],
+    ),
+    "preset that is no name": (
+        {"overrides": {"env.preset": 3}},
+        ["env.preset = 3", "string"],
+    ),
+    "missing agent": (
+        {"agent": "./no_such.toml"},
+        ["cannot read no_such.toml", "No such file"],
     ),
     "missing file": (
         {"file": "no/such.toml"},

@@ -10,23 +10,6 @@ from jdqn.config.schema import ConfigError
 FIELD = 'agent.loss = "x"'
 
 
-@pytest.fixture
-def module(tmp_path, monkeypatch, request):
-    """Writes a module of a fresh name into a folder on the path; returns a function of its text."""
-    monkeypatch.syspath_prepend(tmp_path)
-    written = []
-
-    def write(source, folder=tmp_path):
-        name = f"module_{abs(hash(request.node.name))}_{len(written)}"
-        (folder / f"{name}.py").write_text(source, encoding="utf-8")
-        written.append(name)
-        return name
-
-    yield write
-    for name in written:
-        sys.modules.pop(name, None)
-
-
 def test_an_object_of_a_module_is_found_and_the_module_named_once_before(module, capsys):
     name = module("import sys\nsys.stderr.write('code ')\nmine = 3\n")
     assert modules.load_object(f"{name}:mine", FIELD) == 3
@@ -90,3 +73,20 @@ def test_a_folder_without_init_is_a_package_and_is_checked_too(tmp_path, monkeyp
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(ConfigError, match="lies in the folder of a run"):
         modules.import_module("namespace_of_a_run.inner", FIELD)
+
+
+def test_what_a_function_makes_is_of_a_kind(module):
+    name = module("def mine(number):\n    return 2 * number")
+    assert modules.make(f"{name}:mine", FIELD, int, 4) == 8
+    with pytest.raises(ConfigError, match=f"{FIELD}: returned something of type int, not a"):
+        modules.make(f"{name}:mine", FIELD, dict, 4)
+    with pytest.raises(ConfigError, match=f"{FIELD}: raised TypeError: unsupported operand"):
+        modules.make(f"{name}:mine", FIELD, int, None)
+
+
+def test_of_an_error_of_several_lines_the_first_is_said():
+    with pytest.raises(ConfigError) as info, modules.named(FIELD):
+        raise ValueError("one\ntwo")
+    assert str(info.value) == f"{FIELD}: raised ValueError: one"
+    with pytest.raises(ConfigError, match=r"^a sentence$"), modules.named(FIELD):
+        raise ConfigError("a sentence")
