@@ -55,7 +55,8 @@ class Line:
     def show(self, parts: Callable[[], Parts]) -> None:
         """Shows from now on what a function returns, asked again and again by another thread."""
         self._parts = parts
-        if self._live is None and self._console.is_terminal:
+        is_dumb = self._console.is_dumb_terminal  # cannot write a line again
+        if self._live is None and self._console.is_terminal and not is_dumb:
             self._live = rich.live.Live(
                 console=self._console,
                 get_renderable=self._render,
@@ -140,6 +141,7 @@ class Progress(Line):
         if stage == self._stage:
             return
         self._stage = stage
+        self._rate = None  # of another stage
         self.show(self._run_parts)
         if sentence or self._live is None:
             self.say(sentence or stage)
@@ -181,14 +183,14 @@ class Progress(Line):
 
     def _run_parts(self) -> Parts:
         fraction = self._fraction()
-        mean = self._returns[-1] if self._returns else None
+        known = bool(self._returns)
         return (
             (5, f"{self._stage:9} "),
             (3, f"{bar(fraction)} "),
             (0, f"{fraction:4.0%}"),
-            (2, f"  return {_shown(mean, '.2f'):>6}"),
-            (6, f" {sparkline(self._returns):8}"),
-            (4, f"  {_shown(self._rate, ',.0f'):>5} steps/s"),
+            (2, f"  return {self._returns[-1]:6.2f}" if known else ""),
+            (6, f" {sparkline(self._returns):8}" if known else ""),
+            (4, "" if self._rate is None else f"  {self._rate:5,.0f} steps/s"),
             (1, f"  left {duration(self._seconds_left())}"),
         )
 

@@ -92,6 +92,36 @@ FULL = (
 )
 
 
+def test_what_has_not_been_measured_is_not_shown(terminal):
+    terminal(True, columns=80)
+    shown = make(learning_starts_steps=300)
+    shown.reach(10)
+    shown.update(250, VALUES | {"steps_per_second": 1000.0})
+    line = shown._render().plain
+    assert line == "filling   ━━╸───────  25%  return   1.50           1,000 steps/s  left –"
+    shown.reach(400)  # at another speed
+    assert shown._render().plain == "learning  ━━━━──────  40%  return   1.50           left –"
+    shown.close()
+
+
+def test_a_terminal_that_cannot_write_a_line_again_gets_lines(terminal, monkeypatch, capsys):
+    terminal(True, columns=80)
+    monkeypatch.setenv("TERM", "dumb")
+    make().update(250, VALUES)
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_a_terminal_that_knows_ascii_only_has_a_bar(terminal, monkeypatch):
+    terminal(True, columns=80)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii", errors="replace"))
+    shown = make()
+    for mean in (1.0, 2.0):
+        shown.update(250, {"episode_return": mean, "steps_per_second": 1.0})
+    line = shown._render().plain
+    assert line == "compiling ##--------  25%  return   2.00           1 steps/s  left 0:12:30"
+    shown.close()
+
+
 @pytest.mark.parametrize(
     ("columns", "want"),
     [
@@ -141,7 +171,7 @@ def test_an_evaluation_takes_the_live_line_for_its_time(terminal):
     want = "evaluating ━━━─────── 3 of 10 games  12,345 steps  left –"
     assert shown._render().plain == want
     shown.evaluated()
-    assert shown._render().plain.startswith("compiling")
+    assert shown._render().plain == "compiling ──────────   0%  left –"
     shown.close()
 
 
