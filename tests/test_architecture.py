@@ -45,7 +45,7 @@ LATER_STANDARD_LIBRARY = {"compression"}  # from 3.14 on
 
 FILE_LINES = 400
 FUNCTION_LINES = 60
-CORE_LINES = 2_950  # 2,496 before loops could go on with a run; more needs a reason
+CORE_LINES = 3_000  # 2,496 before loops could go on with a run or begin with its parameters
 
 
 @functools.cache

@@ -122,7 +122,10 @@ OF_CARTPOLE = {
     "field of another section": ("--train.loss huber", ["here it is --agent.loss"]),
     "option of another command": ("--csv a.csv", ['"--csv"', "python -m jdqn.bench"]),
     "switch without a value": ("--agent.double", ["one argument: true or false"]),
-    "choice without a value": ("--agent.loss --steps 8", ["--agent.loss", "huber or squared"]),
+    "choice without a value": (
+        "--agent.loss --steps 8",
+        ["--agent.loss", "huber, squared or module:name"],
+    ),
     "long option": ("--" + "x" * 9_000, ["unknown option", "xxx ... xxx"]),
     "shortcut": ("--step 8", ['"--step"', '"--steps"']),
     "argument": ("CartPole-v1", ['"CartPole-v1"; did you mean "--env CartPole-v1"?']),

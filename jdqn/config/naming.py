@@ -17,13 +17,9 @@ class Known(NamedTuple):
         self, source: Any, handler: pydantic.GetCoreSchemaHandler
     ) -> Any:
         """Checks what is a string; whether such a module is there is asked where it is needed."""
-        return handler.generate_schema(Annotated[source, pydantic.AfterValidator(self._check)])
-
-    def __get_pydantic_json_schema__(
-        self, schema: core_schema.CoreSchema, handler: pydantic.GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        """The names, for `--help`."""
-        return {**handler(schema), "examples": list(self.names)}
+        told = pydantic.WithJsonSchema({"type": "string", "examples": list(self.names)})
+        check = pydantic.AfterValidator(self._check)
+        return handler.generate_schema(Annotated[source, check, told])
 
     def _check(self, value: str) -> str:
         if value in self.names or is_own(value):

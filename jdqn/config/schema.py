@@ -49,9 +49,16 @@ def _observation_scale(value: Any) -> Any:
 Probability = Annotated[float, Field(ge=0, le=1)]
 PositiveFloat = Annotated[float, Field(gt=0), pydantic.AfterValidator(_fits_float32)]
 NonNegative = Annotated[float, Field(ge=0), pydantic.AfterValidator(_fits_float32)]
-Scale = Annotated[str | float | tuple[float, ...], pydantic.PlainValidator(_observation_scale)]
+Scale = Annotated[
+    str | float | tuple[float, ...],
+    pydantic.PlainValidator(_observation_scale),
+    pydantic.WithJsonSchema({"type": "none, bounds, number above 0 or list of them"}),
+]
 Kwargs = Annotated[
-    Table, pydantic.PlainValidator(table), pydantic.PlainSerializer(lambda value: value.plain())
+    Table,
+    pydantic.PlainValidator(table),
+    pydantic.PlainSerializer(lambda value: value.plain()),
+    pydantic.WithJsonSchema({"type": "table such as {size = 7}"}),
 ]
 
 
