@@ -38,9 +38,9 @@ DOORS = sorted(LEVELS[-1])
 CORE = ("networks", "replay", "learning", "loops")
 
 ENVIRONMENTS = {"envpool", "gymnasium", "gymnax", "ale_py"}
-HEAVY_ENVIRONMENTS = {"envpool", "gymnax"}
+HEAVY_ENVIRONMENTS = {"envpool", "gymnax", "ale_py"}
 # Requirements whose package has another name.
-IMPORTED_AS = {"backports.zstd": "backports", "tomli-w": "tomli_w"}
+IMPORTED_AS = {"backports.zstd": "backports", "tomli-w": "tomli_w", "ale-py": "ale_py"}
 LATER_STANDARD_LIBRARY = {"compression"}  # from 3.14 on
 
 FILE_LINES = 400

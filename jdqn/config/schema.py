@@ -113,6 +113,9 @@ class Env(Section):
     num_threads: Annotated[int, Field(ge=0, le=1_024)] = _doc(
         "emulator threads; 0: as many as usable cores, at most one per environment"
     )
+    backend: Literal["envpool", "ale"] = _doc(
+        "Atari: whose emulators; ale: those of ale-py, the same frames from other starts"
+    )
     size: Annotated[int, Field(gt=0, le=4_096)] = _doc(
         "side of bsuite/DeepSea, length of jdqn/Chain"
     )

@@ -81,7 +81,8 @@ def make_env(config: Config, *, num_envs: int | None = None, seed: int | None = 
       The environments behind the vector protocol.
 
     Raises:
-      ConfigError: an unknown name, or spaces that a Q-network cannot handle.
+      ConfigError: an unknown name, a package that is missing, or spaces that a Q-network cannot
+        handle.
     """
     num_envs = config.env.num_envs if num_envs is None else num_envs
     seed = config.train.seed if seed is None else seed
@@ -94,16 +95,10 @@ def make_env(config: Config, *, num_envs: int | None = None, seed: int | None = 
     if (registered := gym.find(name)) is not None:
         return gym.make(registered, config.env, num_envs=num_envs, seed=seed)
     _refuse_gymnasiums(config.env)
-    games = atari.games()
-    if games is None:
-        raise ConfigError(
-            f'env.name = "{name}": not a Gymnasium id, and Atari games need envpool, which is not '
-            "installed: pip install envpool (Linux, Windows or Apple silicon; it has no wheel for "
-            "Intel Macs)"
-        )
+    games = atari.games(config.env)
     if name in games:
         return atari.make(config.env, num_envs=num_envs, seed=seed)
-    raise ConfigError(_unknown(name, [*games, *gym.known()]))
+    raise ConfigError(_unknown(name, [*games, *gym.known()], config.env.backend))
 
 
 def make_native_env(config: Config, *, num_envs: int) -> JaxEnv:
@@ -158,14 +153,14 @@ def usable_cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def _unknown(name: str, known: list[str]) -> str:
+def _unknown(name: str, known: list[str], backend: str) -> str:
     """What to say of a name that no adapter knows."""
     spelling = re.fullmatch(r"(ALE/)?(\w+?)(NoFrameskip|Deterministic)?(?:-ram)?-v\d+", name)
     if spelling and spelling[2] in known:
         return f'unknown environment "{name}": this Atari game is called "{spelling[2]}" here'
     if spelling and (spelling[1] or spelling[3]):
         near = suggest(spelling[2], [game for game in known if "-v" not in game])
-        return f'unknown environment "{name}": envpool has no such Atari game{near}'
+        return f'unknown environment "{name}": {backend} has no such Atari game{near}'
     if near := suggest(name, known):
         return f'unknown environment "{name}"{near}'
     return (

@@ -1,26 +1,95 @@
-"""Atari through envpool, ROMs included."""
+"""Atari: the contract over two emulators, envpool's and ALE's own, ROMs included."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from jdqn.config import ConfigError
 from jdqn.config.schema import Env
 from jdqn.envs import usable_cores
+from jdqn.envs.guard import said
 from jdqn.records import EnvSpec, Timestep
 
+PACKAGES = {"envpool": "envpool", "ale": "ale-py"}
 
-def games() -> list[str] | None:
-    """The games' names, CamelCase; None where envpool is not installed."""
+
+class Seen(NamedTuple):
+    """What emulators show after a step, `[E, ...]`."""
+
+    frame: np.ndarray  # u8, the newest only
+    lives: np.ndarray
+    reward: np.ndarray  # raw
+    over: np.ndarray  # bool: the game itself has ended
+    truncated: np.ndarray  # bool: the step limit
+
+
+class Emulators(Protocol):
+    """`num_envs` games stepped together; the step after an end ignores the action and resets."""
+
+    num_envs: int
+    frame_shape: tuple[int, ...]
+    num_actions: int
+
+    def start(self) -> tuple[np.ndarray, np.ndarray]:
+        """Starts every game, each with its own number of no-ops; frames and lives."""
+        ...
+
+    def send(self, action: np.ndarray) -> None:
+        """Starts the emulators on their own threads; `action` is `[E]`."""
+        ...
+
+    def recv(self) -> Seen:
+        """Waits for them; fresh arrays."""
+        ...
+
+    def replay(self, history: "History") -> tuple[np.ndarray, np.ndarray]:
+        """In place of `start`: each game as often, then its actions again; frames and lives."""
+        ...
+
+    def close(self) -> None:
+        """Stops the emulators."""
+        ...
+
+
+def games(fields: Env) -> list[str]:
+    """The names of the games that `env.backend` has, CamelCase.
+
+    Raises:
+      ConfigError: the package is missing, or cannot be imported.
+    """
+    backend = fields.backend
+    package = PACKAGES[backend]
     try:
+        if backend == "ale":
+            from jdqn.envs import ale
+
+            return list(ale.rom_ids())
         from envpool.atari.registration import atari_game_list
-    except ImportError:
-        return None
-    return ["".join(word.capitalize() for word in game.split("_")) for game in atari_game_list]
+    except ImportError as error:
+        needs = f'env.name = "{fields.name}": not a Gymnasium id, and Atari games need {package}'
+        missing = isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0]
+        if missing != package.replace("-", "_"):
+            raise ConfigError(f"{needs}; importing it raised {said(error)}") from error
+        other = "ale" if backend == "envpool" else "envpool"
+        raise ConfigError(
+            f"{needs}, which is not installed: pip install {package}, or take other emulators "
+            f"with --env.backend {other}"
+        ) from error
+    return [camel_case(game) for game in atari_game_list]
+
+
+def camel_case(game: str) -> str:
+    """`ms_pacman` as `MsPacman`."""
+    return "".join(word.capitalize() for word in game.split("_"))
 
 
 def make(fields: Env, *, num_envs: int, seed: int) -> "AtariEnv":
     """Makes `num_envs` copies of an Atari game; environment i is seeded with `seed + i`."""
+    if fields.backend == "ale":
+        from jdqn.envs import ale
+
+        return AtariEnv(ale.Ale(fields, num_envs=num_envs, seed=seed), fields)
     import envpool
 
     envs = envpool.make(
@@ -39,83 +108,40 @@ def make(fields: Env, *, num_envs: int, seed: int) -> "AtariEnv":
         episodic_life=False,  # a lost life ends the bootstrap, not the game: see AtariEnv
         reward_clip=False,  # clipped when drawn from the replay; the score stays raw
     )
-    return AtariEnv(envs, fields)
+    return AtariEnv(Envpool(envs), fields)
 
 
-class AtariEnv:
-    """Adapter over envpool, which resets on the next step and returns fresh arrays."""
+class Envpool:
+    """Emulators of envpool, seeded when they are made."""
 
-    def __init__(self, envs: Any, fields: Env):
+    def __init__(self, envs: Any):
         self._envs = envs
-        self._life_loss_terminates = fields.life_loss_terminates
-        self._is_sticky = fields.sticky_probability > 0
-        _, height, width = envs.observation_space.shape
-        num_actions = int(envs.action_space.n)
-        frame = ((height, width), np.dtype(np.uint8))
-        self.spec = EnvSpec(*frame, fields.frame_stack, num_actions, scale=1 / 255)
-        num_envs = envs.spec.config.num_envs
-        self._lives = np.zeros(num_envs, np.int32)
-        self._ended = np.zeros(num_envs, bool)
-        self._history = History(num_envs)
+        self.num_envs: int = envs.spec.config.num_envs
+        self.frame_shape = envs.observation_space.shape[1:]
+        self.num_actions = int(envs.action_space.n)
 
-    def reset(self) -> Timestep:
-        """Starts every environment, each with its own number of no-ops."""
+    def start(self) -> tuple[np.ndarray, np.ndarray]:
+        """Starts every game; frames and lives."""
         observation, info = self._envs.reset()
-        no = np.zeros(len(self._lives), bool)
-        self._lives = info["lives"]
-        self._ended = no
-        self._history.reset(~no)
-        return Timestep(observation[:, 0], no.astype(np.float32), no, no, ~no)
+        return observation[:, 0], info["lives"]
 
     def send(self, action: np.ndarray) -> None:
-        """Starts the emulators on their own threads; `action` is `[E]`."""
-        self._history.act(action)
+        """Starts the emulators on their own threads."""
         self._envs.send(action.astype(np.int32))
 
-    def recv(self) -> Timestep:
-        """Waits for the emulators.
+    def recv(self) -> Seen:
+        """Waits for them.
 
-        A lost life sets `terminated` only. A game over exactly on the step limit is reported by
-        envpool as a truncation alone; `info["terminated"]` is the emulator's own word for it.
+        A game over exactly on the step limit is reported as a truncation alone;
+        `info["terminated"]` is the emulator's own word for it.
         """
         observation, _, terminated, truncated, info = self._envs.recv()
-        first = self._ended
-        self._history.reset(first)
-        lives = info["lives"]
         over = terminated | info["terminated"].astype(bool)
-        self._ended = over | truncated
-        lost_life = (lives < self._lives) & ~first
-        self._lives = lives
-        return Timestep(
-            frame=observation[:, 0],
-            reward=info["reward"].astype(np.float32),
-            terminated=over | lost_life if self._life_loss_terminates else over,
-            last=self._ended,
-            first=first,
-        )
+        return Seen(observation[:, 0], info["lives"], info["reward"], over, truncated)
 
-    def close(self) -> None:
-        """Stops the emulators."""
-        self._envs.close()
-
-    def save(self) -> dict[str, np.ndarray] | None:
-        """How often each game was started, and the actions of those that run.
-
-        The emulators are deterministic, and envpool draws from random states of their own only for
-        the no-ops at a start. Sticky actions are random too: there nothing can be brought back.
-        """
-        if self._is_sticky:
-            return None
-        return {**self._history.save(), "ended": self._ended}
-
-    def restore(self, saved: Mapping[str, np.ndarray], timestep: Timestep) -> bool:
-        """Starts each game as often, repeats the actions, and compares frames byte for byte."""
-        history = History(len(self._lives))
-        if not history.restore(saved, self.spec.num_actions):
-            return False
-        observation, info = self._envs.reset()
-        frames = observation[:, 0].copy()
-        lives = info["lives"].copy()
+    def replay(self, history: "History") -> tuple[np.ndarray, np.ndarray]:
+        """Starts each game as often and repeats the actions; frames and lives."""
+        frames, lives = (shown.copy() for shown in self.start())
 
         def note(observation: np.ndarray, info: dict[str, Any]) -> None:
             frames[info["env_id"]] = observation[:, 0]
@@ -128,8 +154,77 @@ class AtariEnv:
             action = history.actions[number, ids].astype(np.int32)
             observation, *_, info = self._envs.step(action, ids)
             note(observation, info)
+        return frames, lives
+
+    def close(self) -> None:
+        """Stops the emulators."""
+        self._envs.close()
+
+
+class AtariEnv:
+    """Games behind the vector protocol, whatever emulates them."""
+
+    def __init__(self, emulators: Emulators, fields: Env):
+        self._emulators = emulators
+        self._life_loss_terminates = fields.life_loss_terminates
+        self._is_sticky = fields.sticky_probability > 0
+        frame = (emulators.frame_shape, np.dtype(np.uint8))
+        self.spec = EnvSpec(*frame, fields.frame_stack, emulators.num_actions, scale=1 / 255)
+        num_envs = emulators.num_envs
+        self._lives = np.zeros(num_envs, np.int32)
+        self._ended = np.zeros(num_envs, bool)
+        self._history = History(num_envs)
+
+    def reset(self) -> Timestep:
+        """Starts every environment, each with its own number of no-ops."""
+        frame, self._lives = self._emulators.start()
+        no = np.zeros(len(self._lives), bool)
+        self._ended = no
+        self._history.reset(~no)
+        return Timestep(frame, no.astype(np.float32), no, no, ~no)
+
+    def send(self, action: np.ndarray) -> None:
+        """Starts the emulators on their own threads; `action` is `[E]`."""
+        self._history.act(action)
+        self._emulators.send(action)
+
+    def recv(self) -> Timestep:
+        """Waits for the emulators. A lost life sets `terminated` only."""
+        seen = self._emulators.recv()
+        first = self._ended
+        self._history.reset(first)
+        self._ended = seen.over | seen.truncated
+        lost_life = (seen.lives < self._lives) & ~first
+        self._lives = seen.lives
+        return Timestep(
+            frame=seen.frame,
+            reward=seen.reward.astype(np.float32),
+            terminated=seen.over | lost_life if self._life_loss_terminates else seen.over,
+            last=self._ended,
+            first=first,
+        )
+
+    def close(self) -> None:
+        """Stops the emulators."""
+        self._emulators.close()
+
+    def save(self) -> dict[str, np.ndarray] | None:
+        """How often each game was started, and the actions of those that run.
+
+        The emulators are deterministic, and draw from random states of their own only for
+        the no-ops at a start. Sticky actions are random too: there nothing can be brought back.
+        """
+        if self._is_sticky:
+            return None
+        return {**self._history.save(), "ended": self._ended}
+
+    def restore(self, saved: Mapping[str, np.ndarray], timestep: Timestep) -> bool:
+        """Starts each game as often, repeats the actions, and compares frames byte for byte."""
+        history = History(len(self._lives))
+        if not history.restore(saved, self.spec.num_actions):
+            return False
+        frames, self._lives = self._emulators.replay(history)
         self._history = history
-        self._lives = lives
         self._ended = saved["ended"]
         return bool(np.array_equal(frames, timestep.frame))
 

@@ -44,7 +44,8 @@ class DeepSea:
         self, key: chex.PRNGKey, state: DeepSeaState, action: chex.Array, rightward: chex.Array
     ) -> tuple[chex.Array, DeepSeaState, chex.Array, chex.Array, dict]:
         """Observation, state, reward, whether the episode has ended, nothing."""
-        row, column = state.row, state.column
+        row = state.row
+        column = state.column
         last = self._size - 1
         right = action == rightward[row, column]
         moves_right = right

@@ -72,7 +72,7 @@ def _of_gymnax(name: str) -> Found:
     try:
         import gymnax
     except ImportError as error:
-        if error.name == "gymnax":
+        if isinstance(error, ModuleNotFoundError) and error.name == "gymnax":
             what = "gymnax is not installed; pip install -e '.[jax-envs]' in the checkout of jdqn"
         else:  # something that gymnax imports
             what = f"importing gymnax raised {said(error)}"

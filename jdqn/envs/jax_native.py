@@ -70,8 +70,8 @@ def make(fields: Env, *, num_envs: int) -> JaxEnv:
     """
     env, params, is_binary = jax_names.find(fields)
     shapes = jax_protocol.check(env, params, fields.name)
-    shape, dtype = shapes.observation.shape, shapes.observation.dtype
-    keeps_bytes = is_binary or dtype in (np.bool_, np.uint8)
+    shape = shapes.observation.shape
+    keeps_bytes = is_binary or shapes.observation.dtype in (np.bool_, np.uint8)
     spec = EnvSpec(
         frame_shape=tuple(shape) if len(shape) == 3 else (math.prod(shape),),
         frame_dtype=np.dtype(np.uint8 if keeps_bytes else np.float32),

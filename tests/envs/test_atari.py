@@ -57,7 +57,7 @@ def test_every_option_reaches_envpool():
 
     def found(**fields):
         with contextlib.closing(make_env(tiny("Pong", env__num_envs=2, **fields))) as env:
-            return env._envs.spec.config
+            return env._emulators._envs.spec.config
 
     changed = found(**{f"env__{name}": value for name, value in given.items()})
     for name, value in given.items():
@@ -135,11 +135,31 @@ def test_the_step_limit_truncates():
     assert not steps.terminated.any()
 
 
-def test_without_envpool_an_atari_game_is_answered_with_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "envpool.atari.registration", None)
-    with pytest.raises(ConfigError, match=r"Breakout.*pip install envpool.*Intel Macs"):
-        make_env(load_config(env="Breakout"))
+@pytest.mark.parametrize(
+    ("backend", "module", "package", "other"),
+    [
+        ("envpool", "envpool.atari.registration", "envpool", "ale"),
+        ("ale", "ale_py", "ale-py", "envpool"),
+    ],
+)
+def test_a_missing_package_is_answered_with_what_to_install(
+    monkeypatch, backend, module, package, other
+):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError) as info:
+        make_env(load_config(env="Breakout", overrides={"env.backend": backend}))
+    assert str(info.value) == (
+        f'env.name = "Breakout": not a Gymnasium id, and Atari games need {package}, which is not '
+        f"installed: pip install {package}, or take other emulators with --env.backend {other}"
+    )
     assert make_env(tiny("CartPole-v1")).spec.num_actions == 2  # the rest still works
+
+
+def test_what_envpool_itself_cannot_import_is_named(monkeypatch):
+    broken = types.ModuleType("envpool.atari.registration")
+    monkeypatch.setitem(sys.modules, "envpool.atari.registration", broken)
+    with pytest.raises(ConfigError, match=r"need envpool; importing it raised ImportError: cannot"):
+        make_env(load_config(env="Breakout"))
 
 
 def test_a_game_over_on_the_step_limit_is_a_termination():
@@ -202,7 +222,7 @@ def test_lives_that_no_game_at_hand_shows():
         (3, 0, False, False),
         (0, 1, True, True),  # the game lost on the limit: envpool says truncated alone
     ]
-    env = atari.AtariEnv(scripted_pool(answers), tiny("Breakout").env)
+    env = atari.AtariEnv(atari.Envpool(scripted_pool(answers)), tiny("Breakout").env)
     steps = play(env, always(0, 7, 1))
     np.testing.assert_array_equal(np.flatnonzero(steps.terminated), [4, 5, 7])
     np.testing.assert_array_equal(np.flatnonzero(steps.last), [2, 5, 7])

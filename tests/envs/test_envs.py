@@ -9,9 +9,12 @@ from helpers import tiny
 from jdqn.envs import make_env, says_no_limit
 
 
-@pytest.mark.parametrize("name", ["picture", "CartPole-v1", "Breakout"])
+@pytest.mark.parametrize("name", ["picture", "CartPole-v1", "Breakout", "ale"])
 def test_every_step_returns_fresh_arrays(monkeypatch, name):
-    env = make_env(tiny(register(monkeypatch, Picture) if name == "picture" else name))
+    if name == "picture":
+        name = register(monkeypatch, Picture)
+    config = tiny("Breakout", env__backend="ale") if name == "ale" else tiny(name)
+    env = make_env(config)
     kept = [env.reset()]
     copies = [jax.tree.map(np.copy, kept[0])]
     for _ in range(20):
