@@ -40,7 +40,12 @@ CORE = ("networks", "replay", "learning", "loops")
 ENVIRONMENTS = {"envpool", "gymnasium", "gymnax", "ale_py"}
 HEAVY_ENVIRONMENTS = {"envpool", "gymnax", "ale_py"}
 # Requirements whose package has another name.
-IMPORTED_AS = {"backports.zstd": "backports", "tomli-w": "tomli_w", "ale-py": "ale_py"}
+IMPORTED_AS = {
+    "ale-py": "ale_py",
+    "backports.zstd": "backports",
+    "pillow": "PIL",
+    "tomli-w": "tomli_w",
+}
 LATER_STANDARD_LIBRARY = {"compression"}  # from 3.14 on
 
 FILE_LINES = 400

@@ -2,6 +2,7 @@
 
 import functools
 
+import countdown  # noqa: F401  named on stderr when it is imported, which is once
 import pytest
 from bad_inputs_helpers import check_refusal, fill
 
@@ -145,6 +146,16 @@ OF_CARTPOLE = {
     "torso": ("--network.torso nature", ["network.torso", "nature", "image"]),
     "seeds": ("--num-seeds 2", ["train.num_seeds = 2", "JAX"]),
     "threads": ("--env.num_threads 1025", ["env.num_threads", "1024"]),
+    "keyword arguments": ("--env.kwargs 5", ["env.kwargs = 5", "a table", "{size = 7}"]),
+    "an open table": ("--env.kwargs {a=1", ["env.kwargs = '{a=1'", "a table"]),
+    "a date in a table": ("--env.kwargs {a=2020-01-01}", ["a is 2020-01-01", "a number"]),
+    "an unknown argument": ("--env.kwargs {siez=7}", ["siez", "Gymnasium cannot make it"]),
+    "an argument of ours": ("--env.kwargs {id=7}", ["env.kwargs", "id is set by jdqn"]),
+    "vectorization": ("--env.vectorization asink", ["'asink'", "'sync' or 'async'"]),
+    "scale in words": ("--env.observation_scale many", ["'many'", '"bounds"', "a number"]),
+    "scale of nothing": ("--env.observation_scale 0", ["observation_scale = 0", "1e-37"]),
+    "scale of a truth": ("--env.observation_scale true", ["true", "a number"]),
+    "scale of two": ("--env.observation_scale 1,2", ["[1.0, 2.0]: has 2 numbers", "4 entries"]),
     "size": ("--env.size 65536", ["env.size", "4096"]),
     "checkpoints": ("--train.checkpoint_keep 1e7", ["train.checkpoint_keep", "1000000"]),
     "capacity": ("--replay.capacity 1e12", ["replay.capacity = 1000000000000", "bytes"]),
@@ -171,6 +182,8 @@ ENVIRONMENTS = {
     "CartPol": ['"CartPol"', '"CartPole-v1"'],
     "PongNoFrameskip-v4": ['"PongNoFrameskip-v4"', '"Pong"'],
     "Pendulum-v1": ["Pendulum-v1", "Discrete actions"],
+    "no_such_module:X-v0": ["no_such_module", "Python path"],
+    "countdown:Countdwn-v0": ["countdown", '"Countdwn-v0"', '"Countdown-v0"'],
     "jdqn/Chian": ['"jdqn/Chian"', '"jdqn/Chain"'],
     "a\nb": ['"a\\nb"', "CartPole-v1"],
     "é": ['"é"', "CartPole-v1"],

@@ -106,7 +106,8 @@ def _make_one(registered: Registered, kwargs: dict[str, Any]) -> gymnasium.Env:
 def _difference(env: gymnasium.Env, codec: Codec) -> str | None:
     """Where a copy has other spaces than the first."""
     for kind in ("observation_space", "action_space"):
-        own, first = getattr(env, kind), getattr(codec, kind)
+        own = getattr(env, kind)
+        first = getattr(codec, kind)
         if own != first:
             return f"a copy's {kind} is {short(own)}, that of the first is {short(first)}"
     return None

@@ -116,7 +116,8 @@ def _row(actions: np.ndarray, index: int) -> Any:
 
 
 def _frames(space: Any, fields: Env) -> _Frames:
-    name, scale = fields.name, fields.observation_scale
+    name = fields.name
+    scale = fields.observation_scale
     start = f'env.name = "{name}": its observation space is {short(space)}'
     if odd := _odd(space):
         raise ConfigError(
@@ -185,10 +186,11 @@ def _part(space: Any, where: str = "", *, by_bounds: bool) -> Part:
             for i, inner in enumerate(space.spaces)
         ]
         return functools.partial(_of_tuple, space, where, of_tuple)
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-        sizes = np.reshape(space.nvec if isinstance(space, spaces.MultiDiscrete) else space.n, -1)
-        first = np.cumsum(sizes) - sizes
-        return functools.partial(_one_hot, space, where, sizes, first)
+    if isinstance(space, spaces.Discrete):
+        return functools.partial(_one_hot, space, where, int(space.n), int(space.start))
+    if isinstance(space, spaces.MultiDiscrete):
+        sizes = space.nvec.reshape(-1)
+        return functools.partial(_one_hots, space, where, sizes, np.cumsum(sizes) - sizes)
     if isinstance(space, spaces.MultiBinary):
         return functools.partial(_bits, space, where)
     if _is_bytes(space):
@@ -238,7 +240,16 @@ def _bytes(space: spaces.Box, where: str, value: Any) -> np.ndarray:
     return _of_space(space, where, value).reshape(-1)
 
 
-def _one_hot(
+def _one_hot(space: Any, where: str, n: int, start: int, value: Any) -> np.ndarray:
+    chosen = int(_of_space(space, where, value)) - start
+    if not 0 <= chosen < n:
+        raise _stranger(space, where, value)
+    hot = np.zeros(n, np.uint8)
+    hot[chosen] = 1
+    return hot
+
+
+def _one_hots(
     space: Any, where: str, sizes: np.ndarray, first: np.ndarray, value: Any
 ) -> np.ndarray:
     chosen = np.reshape(_of_space(space, where, value).astype(np.int64) - space.start, -1)

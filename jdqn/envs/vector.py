@@ -139,7 +139,8 @@ class WorkersEnv(GymEnv):
 
     def close(self) -> None:
         """Ends the processes, whatever they are at."""
-        envs, self._envs = self._envs, None
+        envs = self._envs
+        self._envs = None
         if envs is None:
             return
         atexit.unregister(self.close)

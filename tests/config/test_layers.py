@@ -3,6 +3,7 @@
 import shutil
 import tomllib
 
+import gymnasium
 import pytest
 from config_helpers import refusal
 
@@ -127,6 +128,15 @@ def test_presets_follow_the_family():
     assert default_preset("bsuite/DeepSea") == "deep_sea"
     assert default_preset("gymnax/CartPole-v1") == "classic"
     assert default_preset("jax:my_module:make") == "classic"
+    for name in ("my_module:MyEnv-v0", "my_module:ns/MyEnv", "ns/MyEnv-v0", "ns/MyEnv"):
+        assert default_preset(name) == "classic"
+    assert default_preset("Breakout") is None
+
+
+def test_an_id_without_a_version_is_gymnasiums_where_it_is_registered(monkeypatch):
+    assert default_preset("MyEnv") is None
+    monkeypatch.setitem(gymnasium.registry, "MyEnv", None)
+    assert default_preset("MyEnv") == "classic"
 
 
 def test_two_names_for_the_environment_are_not_mixed():

@@ -19,6 +19,12 @@ def test_an_object_of_a_module_is_found_and_the_module_named_once_before(module,
     assert said.endswith(f"{name}.py)\ncode ")
 
 
+def test_a_worker_says_nothing(module, capsys):
+    name = module("mine = 3")
+    assert modules.import_module(name, FIELD, says=False).mine == 3
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("source", "wanted", "expected"),
     [

@@ -33,6 +33,9 @@ def from_command_line(*argv):
         ("agent.loss", '"squared"', "squared"),
         ("train.stop_return", "-20.5", -20.5),
         ("train.stop_return", "none", None),
+        ("env.observation_scale", "bounds", "bounds"),
+        ("env.observation_scale", "2", 2.0),
+        ("env.observation_scale", "1,2.5", (1.0, 2.5)),
     ],
 )
 def test_command_line_values(option, text, want):
@@ -41,6 +44,13 @@ def test_command_line_values(option, text, want):
     got = getattr(getattr(loaded, section), field)
     assert got == want
     assert type(got) is type(want)
+
+
+def test_a_table_is_typed_as_in_toml():
+    text = ' {size = 7, "colour #" = "#fff", map = ["ab", "cd"], inner = {p = 2.0}} '
+    loaded = from_command_line("--env.kwargs", text)
+    want = {"size": 7, "colour #": "#fff", "map": ["ab", "cd"], "inner": {"p": 2.0}}
+    assert loaded.env.kwargs.plain() == want
 
 
 def test_options_are_the_arguments_of_load_config(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from envs_helpers import Picture, always, play, refusal, register
 from helpers import tiny
 
+from jdqn.config import shown
 from jdqn.envs import make_env, says_no_limit
 
 
@@ -86,6 +87,17 @@ def test_an_environment_without_a_limit_is_said_to_be_cut():
         'env.name = "CliffWalking-v1" has no step limit of its own: its episodes are cut at '
         "env.max_episode_steps = 27,000"
     )
+
+
+@pytest.mark.parametrize("name", ["minatar/Breakout", "jdqn/Chain", "Breakout"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("kwargs", {"a": 1}), ("vectorization", "async"), ("observation_scale", 2.0)],
+)
+def test_what_is_for_gymnasium_is_refused_elsewhere(name, field, value):
+    sentence = refusal(env=name, **{f"env__{field}": value})
+    assert sentence.startswith(f"env.{field} = {shown(value)}: ")
+    assert f"only of Gymnasium environments, which {name} is not" in sentence
 
 
 @pytest.mark.parametrize("name", ["CliffWalking-v1", "CartPole-v1", "jdqn/Chain", "Breakout"])

@@ -1,5 +1,7 @@
 """The adapter of Gymnasium's environments: episodes, seeds, spaces."""
 
+import importlib
+
 import gymnasium
 import numpy as np
 import pytest
@@ -7,7 +9,8 @@ from envs_helpers import Picture, play, refusal, register
 from gymnasium import spaces
 from helpers import tiny
 
-from jdqn.envs import make_env
+from jdqn.envs import make_env, says_no_limit
+from jdqn.envs.guard import guard
 
 
 @pytest.mark.filterwarnings("ignore:.*share an object")  # Gymnasium 1.4 says so, and is right
@@ -98,6 +101,83 @@ def test_discrete_observations_may_start_anywhere(monkeypatch):
 
     steps = play(make_env(tiny(register(monkeypatch, Countdown)), num_envs=1), [[0]])
     np.testing.assert_array_equal(steps.frame[:, 0], [[0, 0, 1], [1, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    "name", ["countdown:Countdown-v0", "countdown:space/Countdown", "space/Countdown"]
+)
+def test_an_id_that_a_module_registers(monkeypatch, name):
+    if ":" not in name:
+        importlib.import_module("countdown")
+    env = make_env(tiny(name, env__kwargs={"length": 2}), num_envs=2)
+    steps = play(env, np.ones((3, 2), int))
+    np.testing.assert_array_equal(steps.frame[:, 0, 1], [2, 1, 0, 2])
+    np.testing.assert_array_equal(steps.terminated[:, 1], [False, False, True, False])
+
+
+def test_only_an_id_without_a_limit_is_said_to_be_cut():
+    assert says_no_limit(tiny("countdown:space/Countdown")) is None
+    assert "has no step limit" in says_no_limit(tiny("countdown:Countdown-v0"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("countdown:Countdwn-v0", 'countdown registers no "Countdwn-v0" with Gymnasium; did you'),
+        ("countdown:", 'countdown registers no ""'),
+        ("no_such_module:X-v0", 'there is no module "no_such_module" on the Python path'),
+        (":X-v0", '"" is no name of a Python module'),
+    ],
+)
+def test_what_a_module_does_not_register_is_refused(name, words):
+    sentence = refusal(env=name)
+    assert sentence.startswith(f'env.name = "{name}": ')
+    assert words in sentence
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"lenght": 2}, "with env.kwargs = {'lenght': 2}: Gymnasium cannot make it: TypeError: "),
+        ({"max_episode_steps": 2}, "max_episode_steps is set by jdqn itself"),
+        ({"id": "Pong"}, "id is set by jdqn itself"),
+    ],
+)
+def test_arguments_that_an_environment_does_not_take_are_refused(kwargs, words):
+    sentence = refusal(env="countdown:Countdown-v0", env__kwargs=kwargs)
+    assert words in sentence
+
+
+def test_copies_with_other_spaces_are_refused_and_closed(monkeypatch):
+    made = []
+
+    class Growing(Picture):
+        def __init__(self):
+            super().__init__()
+            made.append(self)
+            self.closed = False
+            self.observation_space = spaces.Box(0, 1, (len(made),))
+
+        def close(self):
+            self.closed = True
+
+    sentence = refusal(env=register(monkeypatch, Growing))
+    assert (
+        "a copy's observation_space is Box(0.0, 1.0, (2,), float32), that of the first" in sentence
+    )
+    assert [env.closed for env in made] == [True] * 4
+
+
+def test_large_images_are_resized_and_that_is_said(monkeypatch):
+    class Large(Picture):
+        observation_space = spaces.Box(0, 255, (3, 90, 100), np.uint8)
+
+        def reset(self, *, seed=None, options=None):
+            return np.full((3, 90, 100), 7, np.uint8), {}
+
+    env = guard(make_env(tiny(register(monkeypatch, Large)), num_envs=1), "large")
+    assert env.said == ("frames are resized from 90 × 100 to 84 × 84",)
+    np.testing.assert_array_equal(env.reset().frame, np.full((1, 84, 84, 3), 7))
 
 
 def test_continuous_actions_of_a_real_environment():

@@ -85,6 +85,8 @@ def test_tensorboard_tells_several_seeds_apart(tmp_path, num_seeds, suffix):
 
 
 def test_the_default_directory_names_environment_agent_seed_and_time():
+    of_module = directory.default_run_dir(tiny("my.module:ns/MyEnv-v0"))
+    assert of_module.name.startswith("my.module_ns_MyEnv-v0-dqn-0-")
     path = directory.default_run_dir(tiny("gymnax/CartPole-v1", train__seed=5))
     assert path.parts[0] == "runs"
     assert re.fullmatch(r"gymnax_CartPole-v1-dqn-5-\d{8}-\d{6}", path.name)

@@ -242,6 +242,7 @@ def test_what_cannot_alter_the_past_may_change(copied):
     config, path = copied
     changes = {
         "env__num_threads": 1,
+        "env__vectorization": "async",
         "train__stop_return": -1000.0,
         "train__log_period_steps": 40,
         "train__eval_period_steps": 0,
