@@ -31,7 +31,7 @@ LEVELS = [
     {"runs"},
     {"loops"},
     {"tools"},
-    {"train", "evaluate", "plots", "bench"},  # the doors
+    {"train", "evaluate", "export", "plots", "bench"},  # the doors
 ]
 LEVEL = {name: level for level, rooms in enumerate(LEVELS) for name in rooms}
 DOORS = sorted(LEVELS[-1])

@@ -1,0 +1,118 @@
+"""`README.md` of an exported folder: what the agent is, how it was trained, how to load it."""
+
+from collections.abc import Mapping
+
+from jdqn.config import Config
+from jdqn.envs import is_native
+from jdqn.envs.interface import Interface
+from jdqn.runs.exported import About
+from jdqn.runs.scores import human_normalised
+
+MOST_ROWS = 20
+LOAD = """\
+```python
+import jdqn
+
+agent = jdqn.load("PATH/TO/THIS/FOLDER")
+action = agent.act(observation)  # agent.reset() where an episode starts
+```
+"""
+
+
+def text(config: Config, about: About, interface: Interface, dtype: str, onnx: bool) -> str:
+    """The card, Markdown.
+
+    Args:
+      config: of the agent.
+      about: of its parameters.
+      interface: what observations are like.
+      dtype: in which parameters are kept.
+      onnx: whether there is a `model.onnx`.
+    """
+    name = f"{config.agent.name} on {config.env.name}"
+    parts = [f"# {name}", _facts(config, about, dtype), "## Use", LOAD]
+    if onnx:
+        parts.append(_of_onnx(interface, config.network.heads))
+    parts += ["## Results", _results(config, about)]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _facts(config: Config, about: About, dtype: str) -> str:
+    heads = config.network.heads
+    facts = {
+        "agent": f"`{config.agent.name}`, {heads} head{'s' * (heads > 1)}",
+        "environment": f"`{config.env.name}`, {config.env.frame_stack} frames at once",
+        "protocol": _protocol(config),
+        "agent steps": f"{about.steps:,}",
+        "seed": str(about.seed),
+        "run": f"`{about.run_id}`",
+        "parameters": f"kept in {dtype}",
+        "configuration": "`config.toml`",
+    }
+    rows = [f"| {fact} | {value} |" for fact, value in facts.items()]
+    return "\n".join(["| | |", "|---|---|", *rows])
+
+
+def _protocol(config: Config) -> str:
+    env = config.env
+    games = f"games of at most {env.max_episode_steps:,} agent steps"
+    if is_native(env.name) or "-v" in env.name:
+        return games
+    sticky = f"sticky actions {env.sticky_probability:g}"
+    all_actions = ", all 18 actions" * env.full_action_space
+    return (
+        f"{games}, {env.frame_skip} frames a step, {sticky}, 1 to {env.noop_max} no-ops at the "
+        f"start{all_actions}"
+    )
+
+
+def _of_onnx(interface: Interface, heads: int) -> str:
+    stack = interface.spec.frame_stack
+    sizes = ["B", *[str(stack)] * (stack > 1), *map(str, interface.shape)]
+    frames = f", the last {stack} observations of an episode, the newest last" if stack > 1 else ""
+    return (
+        f"`model.onnx` takes `observation` `[{', '.join(sizes)}]` ({interface.dtype}), as the "
+        f"environment shows it{frames}, and gives `q` `[B, {heads}, {interface.spec.num_actions}]` "
+        "of heads and actions, mean weights and priors included."
+    )
+
+
+def _results(config: Config, about: About) -> str:
+    if not about.evaluations:
+        return "No evaluation is on record."
+    columns = ("steps", "policy", "episodes", "return_mean", "return_std_error", "length_mean")
+    rows = about.evaluations[-MOST_ROWS:]
+    lines = [
+        f"Evaluations in training: full games, raw reward, epsilon {config.agent.epsilon_eval:g}"
+        f"{_newest(len(about.evaluations))}.",
+        "",
+        "| agent steps | policy | games | mean return | standard error | mean length | source |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [_short(row, column) for column in columns]
+        lines.append(f"| {' | '.join(cells)} | training evaluation |")
+    if (score := _human(config, rows[-1])) is not None:
+        lines += ["", f"The last is {100 * score:.1f} % human-normalised."]
+    return "\n".join(lines)
+
+
+def _newest(count: int) -> str:
+    return f"; the last {MOST_ROWS} of {count}" if count > MOST_ROWS else ""
+
+
+def _short(row: Mapping[str, str], column: str) -> str:
+    """A cell: numbers with commas and few digits, words without what Markdown takes for a cell."""
+    value = row.get(column, "")
+    try:
+        number = float(value)
+    except ValueError:
+        return value.replace("|", "").replace("\n", " ")
+    return f"{number:,.0f}" if number.is_integer() else f"{number:,.2f}"
+
+
+def _human(config: Config, row: Mapping[str, str]) -> float | None:
+    try:
+        return human_normalised(config.env.name, float(row.get("return_mean", "")))
+    except ValueError:
+        return None

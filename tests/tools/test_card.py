@@ -1,0 +1,65 @@
+"""The `README.md` of an exported folder."""
+
+from helpers import tiny, vector_spec
+
+from jdqn.envs.interface import Interface
+from jdqn.runs import exported
+from jdqn.tools import card
+
+BETWEEN = Interface(vector_spec(4), (4,), vector_spec().frame_dtype)
+
+
+def row(steps, mean):
+    """A row of evaluations.csv."""
+    return {
+        "steps": str(steps),
+        "seed": "3",
+        "policy": "vote",
+        "episodes": "20",
+        "return_mean": str(mean),
+        "return_median": "1",
+        "return_std_error": "0.256",
+        "length_mean": "17.0",
+    }
+
+
+def text(config, evaluations, onnx=True):
+    about = exported.about(config, run_id="abc", steps=2_000, seed=3, evaluations=evaluations)
+    return card.text(config, about, BETWEEN, "float32", onnx)
+
+
+def test_it_says_what_the_agent_is_how_it_did_and_how_to_load_it():
+    written = text(tiny(agent="bootstrapped", network__heads=3), [row(1_000, 10), row(2_000, 1e3)])
+    for words in [
+        "# bootstrapped on CartPole-v1",
+        "| agent | `bootstrapped`, 3 heads |",
+        "| agent steps | 2,000 |",
+        "| seed | 3 |",
+        "| run | `abc` |",
+        "games of at most 27,000 agent steps |",
+        'agent = jdqn.load("',
+        "| 1,000 | vote | 20 | 10 | 0.26 | 17 | training evaluation |",
+        "| 2,000 | vote | 20 | 1,000 |",
+        "`observation` `[B, 2, 4]` (float32)",
+        "the newest last",
+        "`q` `[B, 3, 3]`",
+    ]:
+        assert words in written
+    assert "human" not in written
+    assert not any(line.endswith(" ") for line in written.splitlines())
+
+
+def test_of_atari_the_protocol_and_the_human_score():
+    written = text(tiny("Breakout", env__sticky_probability=0.25), [row(2_000, 16.1)], onnx=False)
+    assert "4 frames a step, sticky actions 0.25, 1 to 30 no-ops" in written
+    assert "The last is 50.0 % human-normalised." in written
+    assert "model.onnx" not in written
+
+
+def test_many_results_are_cut_and_odd_ones_do_no_harm():
+    many = text(tiny(), [row(i, i) for i in range(1, 31)])
+    assert "the last 20 of 30" in many
+    assert many.count("training evaluation") == 20
+    odd = text(tiny("Breakout"), [{"steps": "1|2", "return_mean": "x\ny"}])
+    assert "| 12 |  |  | x y |" in odd
+    assert "No evaluation is on record." in text(tiny(), [])
