@@ -67,6 +67,9 @@ def fill(folder):
     config = load_config(env="CartPole-v1")
     fresh = directory.make_run_dir(folder / "fresh", config)
     directory.RunDirectory(fresh, config, "").close()
+    (folder / "model").mkdir()  # as if exported
+    (folder / "model" / "config.toml").write_bytes((fresh / "config.toml").read_bytes())
+    (folder / "model" / "model.safetensors").write_bytes(b"PK" * 50)
 
 
 def tree(folder):

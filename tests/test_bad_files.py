@@ -116,6 +116,7 @@ EVALUATE = {
     "way out": (["fresh", "--checkpoint", "../x"], ["--checkpoint '../x'", "steps or best"]),
     "step digits": (["fresh", "--checkpoint", "9" * 5_000], ["--checkpoint '999", "best"]),
     "step superscript": (["fresh", "--checkpoint", "²"], ["--checkpoint '²'", "best"]),
+    "foreign": (["model"], ["model/model.safetensors", "damaged"]),
     "empty step": (["fresh", "--checkpoint="], ["--checkpoint", "empty"]),
 }
 
@@ -134,6 +135,8 @@ RESUME = {
     "protocol": (["fresh", "--protocol", "nature"], ["--protocol nature", "--resume"]),
     "other agent": (["fresh", "--agent", "double"], ["agent dqn", "--agent double"]),
     "other environment": (["fresh", "--env", "Pong"], ["CartPole-v1", "Pong", "fresh/config"]),
+    "another start": (["fresh", "--start-from", "fresh"], ["--start-from fresh", "--resume"]),
+    "exported": (["model"], ["model is an exported agent", "--start-from model"]),
     "agent": (["fresh", "--agent", "dqm"], ['"dqm"', '"dqn"']),
     "value": (["fresh", "--train.eval_episodes", "few"], ["train.eval_episodes = 'few'"]),
     "option": (["fresh", "--train.step", "8"], ['"--train.step"', '"--train.steps"']),
@@ -143,6 +146,39 @@ RESUME = {
 @pytest.mark.parametrize(("argv", "said"), RESUME.values(), ids=RESUME.keys())
 def test_going_on_refuses(refused, argv, said):
     refused("train", ["--resume", *argv], said)
+
+
+START = {
+    "no run": (["none"], ["none is not a run directory", "exported", "config.toml"]),
+    "no checkpoint": (["fresh"], ["fresh", "no checkpoint"]),
+    "foreign": (["model"], ["model/model.safetensors", "damaged"]),
+    "empty": ([""], ["--start-from", "empty"]),
+    "used": (["fresh", "--run-dir", "used"], ["run directory used is already used"]),
+}
+
+
+@pytest.mark.parametrize(("argv", "said"), START.values(), ids=START.keys())
+def test_starting_from_refuses(refused, argv, said):
+    refused("train", ["--env=CartPole-v1", "--start-from", *argv], said)
+
+
+EXPORT = {
+    "nothing": ([], ["RUN, DIR"]),
+    "no folder": (["fresh"], ["DIR"]),
+    "no run": (["none", "new"], ["none is not a run directory"]),
+    "no checkpoint": (["fresh", "new"], ["fresh", "no checkpoint"]),
+    "foreign": (["model", "new"], ["model/model.safetensors", "damaged"]),
+    "used": (["fresh", "used"], ["DIR used is not empty", "new or empty"]),
+    "a file": (["fresh", "file"], ["DIR file is a file"]),
+    "dtype": (["fresh", "new", "--dtype", "half"], ["--dtype 'half'", "float32 or float16"]),
+    "seed": (["fresh", "new", "--seed", "0.5"], ["--seed 0.5", "integer"]),
+    "option": (["fresh", "new", "--onnx"], ['"--onnx"', '"--no-onnx"']),
+}
+
+
+@pytest.mark.parametrize(("argv", "said"), EXPORT.values(), ids=EXPORT.keys())
+def test_export_refuses(refused, argv, said):
+    refused("export", argv, said)
 
 
 @pytest.mark.parametrize(("argv", "said"), EVALUATE.values(), ids=EVALUATE.keys())
