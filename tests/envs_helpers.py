@@ -1,6 +1,7 @@
 """What tests of the environments share: playing, refusals, environments made for a test."""
 
 import functools
+import types
 
 import gymnasium
 import jax
@@ -11,6 +12,8 @@ from helpers import QUICK, tiny
 
 from jdqn import envs
 from jdqn.config import ConfigError
+from jdqn.envs.interface import interface
+from jdqn.envs.spaces import make_codec
 from jdqn.records import Timestep
 
 
@@ -26,6 +29,12 @@ def play(env, actions):
 
 def always(action, steps, num_envs):
     return np.full((steps, num_envs), action)
+
+
+def interface_of(observation_space, action_space, **fields):
+    """The interface of an environment with these spaces."""
+    codec = make_codec(observation_space, action_space, tiny(**fields).env)
+    return interface(types.SimpleNamespace(spec=codec.spec, codec=codec))
 
 
 def refusal(**overrides):

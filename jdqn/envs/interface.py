@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from jdqn.config import ConfigError
 from jdqn.envs.guard import short
+from jdqn.envs.spaces import Codec, NotOfSpace, as_array
 from jdqn.records import EnvSpec
 
 
@@ -19,67 +20,76 @@ class Interface(NamedTuple):
     """What an environment shows and takes, beside what the agent sees of it."""
 
     spec: EnvSpec
-    shape: tuple[int, ...]  # of one raw observation, `*raw`
-    dtype: np.dtype  # in which raw observations are exported
+    # What an exported graph takes as one observation: raw, or a frame where `takes_frames`.
+    shape: tuple[int, ...]
+    dtype: np.dtype
     first_class: int | None = None  # of a Discrete observation, seen as one-hot; None: it is none
-    first_action: int = 0
+    affine: tuple[Any, Any] | None = None  # factor and offset of raw entries in a frame of floats
+    takes_frames: bool = False
+    codec: Codec | None = None  # of Gymnasium's spaces; None: raw observations are frames
 
-    def batch(self, observation: Any) -> tuple[np.ndarray, bool]:
-        """One raw observation `[*raw]`, or several `[B, *raw]`, as several; whether it was one.
+    def batch(self, observation: Any) -> tuple[Any, bool]:
+        """One raw observation, or several, as several; whether it was one.
+
+        Of a Dict or Tuple space several are a list, of any other an array `[B, *raw]`.
 
         Raises:
           ConfigError: it has another shape.
         """
-        array = _array(observation)
-        if array.shape == self.shape:
+        shape = self.codec.observation_space.shape if self.codec else self.shape
+        if shape is None:
+            is_one = not isinstance(observation, list)
+            if not is_one and not observation:
+                raise ConfigError("observation []: expected one, or a list of them")
+            return [observation] if is_one else observation, is_one
+        array = as_array(observation)
+        if array.shape == shape:
             return array[None], True
-        if array.shape[1:] == self.shape and array.ndim > len(self.shape) and len(array):
+        if array.shape[1:] == shape and array.ndim > len(shape) and len(array):
             return array, False
-        several = ", ".join(["B", *map(str, self.shape)])
+        several = ", ".join(["B", *map(str, shape)])
         raise ConfigError(
-            f"observation of shape {array.shape}: expected one of shape {self.shape}, or a batch "
+            f"observation of shape {array.shape}: expected one of shape {shape}, or a batch "
             f"[{several}]"
         )
 
-    def frames(self, observations: np.ndarray) -> np.ndarray:
-        """What the agent sees, `[B, *frame_shape]`, of raw observations `[B, *raw]`.
+    def frames(self, observations: Any) -> np.ndarray:
+        """What the agent sees, `[B, *frame_shape]`, of several raw observations.
 
         Raises:
-          ConfigError: not numbers, or not such as the environment shows.
+          ConfigError: not such as the environment shows.
         """
+        frames = self._encoded(observations) if self.codec else self._cast(observations)
+        if np.issubdtype(frames.dtype, np.floating) and not np.isfinite(frames).all():
+            raise ConfigError("observation with a number that is not finite")
+        return frames.reshape(-1, *self.spec.frame_shape)
+
+    def actions(self, numbers: np.ndarray) -> np.ndarray:
+        """The environment's own actions `[B, ...]` of the agent's, numbers `[B]` from 0 on."""
+        if self.codec is None:
+            return numbers.astype(np.int64)
+        return np.stack([self.codec.decode_action(int(number)) for number in numbers])
+
+    def _encoded(self, observations: Any) -> np.ndarray:
+        assert self.codec is not None
+        try:
+            return np.stack([self.codec.encode(one) for one in observations])
+        except NotOfSpace as error:
+            raise ConfigError(f"observation {error}") from None
+
+    def _cast(self, observations: np.ndarray) -> np.ndarray:
         if observations.dtype.kind not in "fiub":
             raise ConfigError(f"observation {short(observations)}: expected numbers")
-        if self.first_class is not None:
-            return self._one_hot(observations)
         wanted = self.spec.frame_dtype
-        with np.errstate(over="ignore", invalid="ignore"):  # seen below
+        with np.errstate(over="ignore", invalid="ignore"):  # seen below, and by `frames`
             frames = observations.astype(wanted)
-        if np.issubdtype(wanted, np.floating):
-            if not np.isfinite(frames).all():
-                raise ConfigError("observation with a number that is not finite")
-        elif observations.dtype != wanted and not np.array_equal(frames, observations):
+        is_whole = not np.issubdtype(wanted, np.floating)
+        if is_whole and observations.dtype != wanted and not np.array_equal(frames, observations):
             raise ConfigError(
                 f"observation of {observations.dtype}: expected {wanted}, whole numbers from 0 to "
                 "255 as the environment shows them"
             )
-        return frames.reshape(-1, *self.spec.frame_shape)
-
-    def actions(self, numbers: np.ndarray) -> np.ndarray:
-        """The environment's own actions `[B]` of the agent's, numbers `[B]` from 0 on."""
-        return numbers.astype(np.int64) + self.first_action
-
-    def _one_hot(self, observations: np.ndarray) -> np.ndarray:
-        assert self.first_class is not None
-        (num_classes,) = self.spec.frame_shape
-        last = self.first_class + num_classes - 1
-        is_one = (observations >= self.first_class) & (observations <= last)
-        if observations.dtype.kind not in "iu" or not is_one.all():
-            raise ConfigError(
-                f"observation {short(observations)}: expected whole numbers from "
-                f"{self.first_class} to {last}"
-            )
-        classes = self.first_class + np.arange(num_classes)
-        return (observations[:, None] == classes).astype(self.spec.frame_dtype)
+        return frames
 
 
 def interface(env: Any) -> Interface:
@@ -92,18 +102,22 @@ def interface(env: Any) -> Interface:
     raw = getattr(env, "observation", None)
     if isinstance(raw, jax.ShapeDtypeStruct):  # of `jax_native`
         return Interface(spec, tuple(raw.shape), np.dtype(raw.dtype))
-    space = getattr(env, "observation_space", None)
-    is_gym = isinstance(space, spaces.Space)
-    first_action = int(env.action_space.start) if is_gym else 0
+    codec = getattr(env, "codec", None)
+    if isinstance(codec, Codec):
+        return _of_codec(codec)
+    return Interface(spec, tuple(spec.frame_shape), np.dtype(spec.frame_dtype))
+
+
+def _of_codec(codec: Codec) -> Interface:
+    """Raw observations of a graph where it can make frames of them, as of most spaces."""
+    space = codec.observation_space
     if isinstance(space, spaces.Discrete):
-        return Interface(spec, (), np.dtype(np.int64), int(space.start), first_action)
-    dtype = np.dtype(spec.frame_dtype)
-    return Interface(spec, tuple(spec.frame_shape), dtype, first_action=first_action)
-
-
-def _array(value: Any) -> np.ndarray:
-    """What NumPy makes of a value; an array of objects where it makes nothing."""
-    try:
-        return np.asarray(value)
-    except Exception:  # a ragged list
-        return np.empty((), object)
+        first = int(space.start)
+        return Interface(codec.spec, (), np.dtype(np.int64), first_class=first, codec=codec)
+    if codec.affine is None:
+        spec = codec.spec
+        dtype = np.dtype(spec.frame_dtype)
+        return Interface(spec, spec.frame_shape, dtype, takes_frames=True, codec=codec)
+    assert space.shape is not None
+    raw = np.dtype(space.dtype)
+    return Interface(codec.spec, space.shape, raw, affine=codec.affine, codec=codec)

@@ -42,6 +42,8 @@ class Codec(NamedTuple):
     encode: Callable[[Any], np.ndarray]
     decode_action: Callable[[int], Any]  # 0 .. A - 1 to an action
     said: tuple[str, ...] = ()  # what is to be known of it, a sentence each
+    # Factor and offset that make a flat frame of a flat observation; None: it takes more.
+    affine: tuple[Any, Any] | None = None
 
 
 class _Frames(NamedTuple):
@@ -52,6 +54,7 @@ class _Frames(NamedTuple):
     scale: float  # what the network multiplies by
     encode: Part
     said: tuple[str, ...] = ()
+    affine: tuple[Any, Any] | None = None
 
 
 def make_codec(
@@ -79,6 +82,7 @@ def make_codec(
         frames.encode,
         functools.partial(_row, actions),
         frames.said,
+        frames.affine,
     )
 
 
@@ -146,18 +150,22 @@ def _frames(space: Any, fields: Env) -> _Frames:
             f"observation of {name} has {size:,} entries"
         )
     divide = functools.partial(_divide, _part(space, by_bounds=False), np.array(scale))
-    return _Frames((size,), np.float32, 1.0, divide)
+    affine = (1.0 / np.array(scale), 0.0) if isinstance(space, spaces.Box) else None
+    return _Frames((size,), np.float32, 1.0, divide, affine=affine)
 
 
 def _vector_frames(space: Any, size: int, by_bounds: bool) -> _Frames:
     """A vector: of bytes where it can be, else of floats."""
     if _is_bytes(space):
         encode = functools.partial(_bytes, space, "")
-        return _Frames((size,), np.uint8, 1.0 / BYTE, encode)
+        return _Frames((size,), np.uint8, 1.0 / BYTE, encode, affine=(1.0, 0.0))
     part = _part(space, by_bounds=by_bounds)
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         return _Frames((size,), np.uint8, 1.0, part)
-    return _Frames((size,), np.float32, 1.0, functools.partial(_floats, part))
+    affine = None
+    if isinstance(space, spaces.Box):
+        affine = _to_unit(space) if by_bounds else (1.0, 0.0)
+    return _Frames((size,), np.float32, 1.0, functools.partial(_floats, part), affine=affine)
 
 
 def _odd(space: Any) -> str | None:
@@ -347,7 +355,8 @@ def _image_frames(space: spaces.Box) -> _Frames:
         said = (f"frames are resized from {height} × {width} to {shape[0]} × {shape[1]}",)
     encode = functools.partial(_image, space, shape)
     deep = shape if channels in ([], [1]) else (*shape, *channels)
-    return _Frames(deep, np.uint8, 1.0 / BYTE, encode, said)
+    affine = None if said or _channels_first(space.shape) else (1.0, 0.0)
+    return _Frames(deep, np.uint8, 1.0 / BYTE, encode, said, affine)
 
 
 def _image(space: spaces.Box, shape: tuple[int, int], value: Any) -> np.ndarray:

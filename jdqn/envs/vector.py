@@ -30,6 +30,7 @@ class GymEnv:
     """Adapter over Gymnasium's synchronous vector environment, which resets on the next step."""
 
     def __init__(self, copies: Copies, codec: Codec, seed: int):
+        self.codec = codec
         self.spec = codec.spec
         self.said = codec.said
         self._seed = seed
@@ -101,6 +102,7 @@ class WorkersEnv(GymEnv):
     """
 
     def __init__(self, copies: Copies, codec: Codec, name: str, seed: int):
+        self.codec = codec
         self.spec = codec.spec
         self.said = codec.said
         self._copies = copies

@@ -39,8 +39,8 @@ class TrainedAgent:
 
     Observations are raw, as the environment of one's own shows them (`gymnasium.make(...)`; of
     Atari the 84 × 84 grey frames, uint8): one `[*raw]`, or `[B, *raw]` of B environments side by
-    side. The last `env.frame_stack` of them are remembered for each environment; `reset` says where
-    an episode starts.
+    side; of a Dict or Tuple space one, or a list of B. The last `env.frame_stack` of them are
+    remembered for each environment; `reset` says where an episode starts.
     """
 
     def __init__(self, trained: Trained, number: int):
@@ -101,7 +101,9 @@ class TrainedAgent:
             random = self._random.integers(self._interface.spec.num_actions, size=len(greedy))
             numbers = np.where(self._random.random(len(greedy)) < epsilon, random, greedy)
         actions = self._interface.actions(numbers)
-        return actions[0].item() if is_one else actions
+        if not is_one:
+            return actions
+        return actions[0].item() if actions.ndim == 1 else actions[0]
 
     def q_values(self, observation: Any, *, heads: bool = False) -> np.ndarray:
         """What `act` would find of each action, of the same observation; nothing is remembered.
@@ -119,6 +121,16 @@ class TrainedAgent:
         _, q, _, is_one = self._ask(observation)
         values = np.asarray(q if heads else jnp.mean(q, axis=1))
         return values[0] if is_one else values
+
+    def frames(self, observation: Any) -> np.ndarray:
+        """What the agent sees of an observation, `[*frame_shape]` or `[B, *frame_shape]`.
+
+        Raises:
+          ConfigError: as `act`.
+        """
+        observations, is_one = self._interface.batch(observation)
+        frames = self._interface.frames(observations)
+        return frames[0] if is_one else frames
 
     def _ask(self, observation: Any) -> tuple[chex.Array, chex.Array, np.ndarray, bool]:
         """The stack with an observation, Q `[B, K, A]`, the best actions `[B]`, whether it is one.

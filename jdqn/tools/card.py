@@ -70,9 +70,12 @@ def _of_onnx(interface: Interface, heads: int) -> str:
     stack = interface.spec.frame_stack
     sizes = ["B", *[str(stack)] * (stack > 1), *map(str, interface.shape)]
     frames = f", the last {stack} observations of an episode, the newest last" if stack > 1 else ""
+    shown = "the environment shows it"
+    if interface.takes_frames:
+        shown = "`agent.frames(observation)` of a loaded agent makes it"
     return (
-        f"`model.onnx` takes `observation` `[{', '.join(sizes)}]` ({interface.dtype}), as the "
-        f"environment shows it{frames}, and gives `q` `[B, {heads}, {interface.spec.num_actions}]` "
+        f"`model.onnx` takes `observation` `[{', '.join(sizes)}]` ({interface.dtype}), as "
+        f"{shown}{frames}, and gives `q` `[B, {heads}, {interface.spec.num_actions}]` "
         "of heads and actions, mean weights and priors included."
     )
 

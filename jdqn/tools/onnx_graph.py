@@ -160,6 +160,12 @@ def _frames(graph: _Graph, interface: Interface) -> str:
         column = graph.reshape(value, -1, 1)
         value = graph.add("Equal", column, graph.constant(classes.astype(interface.dtype)))
     value = graph.cast(graph.reshape(value, -1, spec.frame_stack, *spec.frame_shape))
+    if interface.affine is not None and spec.frame_dtype == np.float32:
+        factor, offset = (np.asarray(number, np.float32) for number in interface.affine)
+        if (factor != 1).any():
+            value = graph.add("Mul", value, graph.constant(factor))
+        if offset.any():
+            value = graph.add("Add", value, graph.constant(offset))
     return value if spec.scale == 1 else graph.add("Mul", value, graph.number(spec.scale))
 
 

@@ -4,18 +4,21 @@ import gymnasium
 import jax
 import numpy as np
 import pytest
+from envs_helpers import interface_of
 from gymnasium import spaces
 from helpers import tiny, vector_spec
 
 from jdqn import envs
 from jdqn.config import ConfigError
-from jdqn.envs import gym
 from jdqn.envs.interface import Interface, interface
 from jdqn.records import EnvSpec
 
+TWO = spaces.Discrete(2)
+
+
 IMAGES = Interface(EnvSpec((2, 3), np.dtype(np.uint8), 4, 3, 1 / 255), (2, 3), np.dtype(np.uint8))
 VECTORS = Interface(vector_spec(3), (3,), np.dtype(np.float32))
-CLASSES = Interface(EnvSpec((4,), np.dtype(np.uint8), 1, 2, 1.0), (), np.dtype(np.int64), -1, -1)
+CLASSES = interface_of(spaces.Discrete(4, start=-1), spaces.Discrete(2, start=-1))
 
 
 class Odd(gymnasium.Env):
@@ -45,10 +48,12 @@ def test_one_observation_and_several_are_told_apart_by_shape():
 
 
 def test_frames_are_what_the_adapter_shows():
-    env = gym.make(tiny().env, num_envs=2, seed=3)
+    env = envs.make_env(tiny(env__observation_scale="bounds"), num_envs=2, seed=3)
     between = interface(env)
-    (raw, _), frame = env._envs.reset(seed=3), env.reset().frame
+    frame = env.reset().frame
     env.close()
+    single = gymnasium.make("CartPole-v1")
+    raw = np.stack([single.reset(seed=3 + i)[0] for i in range(2)])
     np.testing.assert_array_equal(between.frames(between.batch(raw)[0]), frame)
     bytes_of_floats = IMAGES.frames(np.full((1, 2, 3), 255.0))
     assert (bytes_of_floats.dtype, bytes_of_floats.max()) == (np.uint8, 255)
@@ -58,11 +63,53 @@ def test_classes_and_actions_that_do_not_start_at_0():
     gymnasium.register("jdqn-test/Odd-v0", Odd)
     env = envs.make_env(tiny("jdqn-test/Odd-v0"), num_envs=1)
     between = interface(env)
-    env.close()
-    assert between == CLASSES._replace(spec=env.spec)
     np.testing.assert_array_equal(between.frames(np.array([1, -1])), [[0, 0, 1, 0], [1, 0, 0, 0]])
     np.testing.assert_array_equal(between.frames(np.array([1])), env.reset().frame)
     np.testing.assert_array_equal(between.actions(np.array([0, 1])), [-1, 0])
+    env.close()
+
+
+def test_observations_in_parts_and_actions_of_several_choices():
+    parts = {"speed": spaces.Box(-2.0, 2.0, (2,)), "gear": spaces.Discrete(3)}
+    between = interface_of(spaces.Dict(parts), spaces.MultiDiscrete([2, 3]))
+    one = {"speed": np.ones(2, np.float32), "gear": 2}
+    observations, is_one = between.batch(one)
+    assert is_one
+    want = between.codec.encode(one)
+    np.testing.assert_array_equal(between.frames(observations), [want])
+    observations, is_one = between.batch([one, one])
+    assert not is_one
+    np.testing.assert_array_equal(between.frames(observations), [want, want])
+    np.testing.assert_array_equal(between.actions(np.array([0, 5])), [[0, 0], [1, 2]])
+    with pytest.raises(ConfigError, match=r"observation \[\]"):
+        between.batch([])
+    with pytest.raises(ConfigError, match="observation not of Dict"):
+        between.frames([{"speed": np.ones(2, np.float32)}])
+
+
+@pytest.mark.parametrize(
+    ("space", "fields", "shape", "is_raw"),
+    [
+        (spaces.Box(-2.0, 2.0, (2, 3)), {}, (2, 3), True),
+        (spaces.Box(-2.0, 2.0, (3,)), {"env__observation_scale": "bounds"}, (3,), True),
+        (spaces.Box(-2, 2, (3,), np.int16), {"env__observation_scale": 4.0}, (3,), True),
+        (spaces.Box(0, 255, (40, 50, 3), np.uint8), {}, (40, 50, 3), True),
+        (spaces.Box(0, 255, (3, 40, 50), np.uint8), {}, (40, 50, 3), False),
+        (spaces.Box(0, 255, (100, 90), np.uint8), {}, (84, 84), False),
+        (spaces.MultiBinary(5), {}, (5,), False),
+    ],
+)
+def test_a_graph_takes_raw_observations_where_it_can_make_frames_of_them(
+    space, fields, shape, is_raw
+):
+    between = interface_of(space, TWO, **fields)
+    assert (between.shape, between.takes_frames) == (shape, not is_raw)
+    if is_raw:
+        value = np.ones(space.shape, space.dtype)
+        factor, offset = between.affine
+        frame = between.codec.encode(value)
+        np.testing.assert_allclose(value.reshape(-1) * factor + offset, frame.reshape(-1))
+        assert between.dtype == space.dtype
 
 
 def test_a_jax_native_environment_shows_its_own_shape():
@@ -83,8 +130,8 @@ def test_a_jax_native_environment_shows_its_own_shape():
         (VECTORS, [[1, 1e300, 2]], "not finite"),
         (IMAGES, np.full((1, 2, 3), 0.5), "float64: expected uint8, whole numbers from 0 to 255"),
         (IMAGES, np.full((1, 2, 3), -1), "int64: expected uint8"),
-        (CLASSES, [3], "from -1 to 2"),
-        (CLASSES, [0.0], "from -1 to 2"),
+        (CLASSES, [3], r"observation not of Discrete\(4, start=-1\): .*3"),
+        (CLASSES, [0.0], "not of Discrete"),
     ],
 )
 def test_what_the_environment_cannot_have_shown_is_refused(of, observations, said):

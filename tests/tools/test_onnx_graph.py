@@ -7,6 +7,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from envs_helpers import interface_of
+from gymnasium import spaces
 from helpers import QUICK, vector_spec
 
 from jdqn import config as config_lib
@@ -24,7 +26,12 @@ ONE_VECTOR = Interface(vector_spec(3, frame_stack=1), (3,), FLOATS)
 ATARI = Interface(EnvSpec((84, 84), BYTES, 4, 4, 1 / 255), (84, 84), BYTES)
 COLOURS = Interface(EnvSpec((5, 6, 3), BYTES, 2, 3, 1 / 255), (5, 6, 3), BYTES)
 FLAGS = Interface(EnvSpec((10,), BYTES, 1, 2, 1.0), (5, 2), np.dtype(bool))
-CLASSES = Interface(EnvSpec((4,), BYTES, 2, 2, 1.0), (), np.dtype(np.int64), first_class=-1)
+TWO = spaces.Discrete(2)
+CLASSES = interface_of(spaces.Discrete(4, start=-1), TWO, env__frame_stack=2)
+BOUNDED = interface_of(
+    spaces.Box(-4, 8, (2, 3)), TWO, env__frame_stack=2, env__observation_scale="bounds"
+)
+IN_PARTS = interface_of(spaces.Tuple([spaces.Discrete(3), spaces.Box(-4, 8, (2,))]), TWO)
 BATCH = 3
 
 AGENTS = config_lib.names("agents")
@@ -36,6 +43,8 @@ PLACES = [
     ("rainbow", COLOURS),
     ("dqn", FLAGS),
     ("bootstrapped_prior", CLASSES),
+    ("dqn", BOUNDED),
+    ("dqn", IN_PARTS),
 ]
 
 IDS = [f"{agent}-{between.shape}" for agent, between in PLACES]
@@ -65,7 +74,8 @@ def observations(between):
         raw = rng.normal(size=shape).astype(np.float32)
     else:
         raw = rng.integers(0, 256 if between.dtype == BYTES else 2, shape).astype(between.dtype)
-    one_by_one = between.frames(raw.reshape(-1, *between.shape))
+    several = raw.reshape(-1, *between.shape)
+    one_by_one = several if between.takes_frames else between.frames(several)
     seen = one_by_one.reshape(*shape[:2], *between.spec.frame_shape)
     return (raw[:, 0] if between.spec.frame_stack == 1 else raw), seen
 
