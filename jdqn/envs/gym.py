@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import signal
 import traceback
 import warnings
 from collections.abc import Callable
@@ -140,10 +139,6 @@ def _in_worker(
     """
 
     def made() -> gymnasium.Env:
-        # What a signal to all processes means is for the parent to say, which ends this one.
-        for number in ("SIGINT", "SIGTERM", "SIGHUP"):
-            if hasattr(signal, number):
-                signal.signal(getattr(signal, number), signal.SIG_IGN)
         if module is not None:
             modules.import_module(module, "env.name", says=False)
         env = make_one()

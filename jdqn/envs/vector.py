@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import multiprocessing
+import signal
 import sys
 import time
 import warnings
@@ -12,6 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector.async_vector_env import _async_worker
 
 from jdqn.envs.guard import EnvError, problem, said
 from jdqn.envs.spaces import Codec
@@ -95,6 +97,16 @@ class _Workers(AsyncVectorEnv):
             self.is_complete = False
 
 
+def _work(*arguments: Any) -> None:
+    """What a process does: Gymnasium's worker, quiet where its parent is no more."""
+    # What a signal to all processes means is for the parent to say, which ends this one.
+    for number in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, number):
+            signal.signal(getattr(signal, number), signal.SIG_IGN)
+    with contextlib.suppress(EOFError, OSError):
+        _async_worker(*arguments)
+
+
 class WorkersEnv(GymEnv):
     """Adapter over Gymnasium's asynchronous vector environment: a process for each copy.
 
@@ -118,7 +130,10 @@ class WorkersEnv(GymEnv):
             context.set_forkserver_preload(WORKERS_IMPORT)
         try:
             self._envs = _Workers(
-                self._copies, context=CONTEXT, autoreset_mode=AutoresetMode.NEXT_STEP
+                self._copies,
+                context=CONTEXT,
+                worker=_work,
+                autoreset_mode=AutoresetMode.NEXT_STEP,
             )
         except Exception as error:  # what cannot be sent to a process, or no process left
             raise problem(f"its processes cannot be started: {said(error)}", self._name) from error
@@ -150,6 +165,10 @@ class WorkersEnv(GymEnv):
             with contextlib.suppress(OSError, AttributeError):  # it ended; it failed
                 pipe.send(("close", None))
         until = time.monotonic() + CLOSE_SECONDS
+        for pipe in envs.parent_pipes:
+            with contextlib.suppress(EOFError, OSError, AttributeError):  # it ended, which is right
+                while pipe.poll(max(0.0, until - time.monotonic())):
+                    pipe.recv()
         for process in envs.processes:
             process.join(max(0.0, until - time.monotonic()))
             if process.is_alive():
