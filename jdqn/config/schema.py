@@ -101,7 +101,9 @@ class Env(Section):
     protocol: str = _doc(
         "Atari: the file under configs/protocols, how scores are measured; or none"
     )
-    kwargs: Kwargs = _doc("Gymnasium: keyword arguments of the environment, such as {size = 7}")
+    kwargs: Kwargs = _doc(
+        "Gymnasium, and one of your own in JAX: keyword arguments of the environment"
+    )
     num_envs: Width = _doc("environments stepped together")
     vectorization: Literal["sync", "async"] = _doc(
         "Gymnasium: all in this process, or each in one of its own, for slow environments"

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from jdqn.config import ConfigError, suggest
+from jdqn.config import ConfigError, shown, suggest
 from jdqn.config.modules import load_object
 from jdqn.config.schema import Env
 from jdqn.envs.chain import Chain
@@ -52,17 +52,18 @@ def find(fields: Env) -> Found:
 
 
 def _of_the_user(fields: Env) -> Found:
-    """What `make()` of `jax:my_module:make` returns: an environment, or it and its parameters."""
+    """What `make` of `jax:my_module:make` returns: an environment, or it and its parameters."""
     field = f'env.name = "{fields.name}"'
     target = fields.name.removeprefix(OF_THE_USER)
     if not all(target.partition(":")):
         raise ConfigError(f'{field}: expected "jax:MODULE:FUNCTION", such as "jax:my_module:make"')
     make = load_object(target, field)
-    kwargs: dict[str, Any] = {}
+    kwargs = fields.kwargs.plain()
     try:
         made = make(**kwargs)
     except Exception as error:  # whatever its code raises
-        raise ConfigError(f"{field}: {target} raised {said(error)}") from error
+        given = f" with env.kwargs = {shown(kwargs)}" if kwargs else ""
+        raise ConfigError(f"{field}: {target} raised {said(error)}{given}") from error
     if isinstance(made, tuple) and len(made) == 2:  # as gymnax.make
         return Found(*made)
     return Found(made, getattr(made, "default_params", None))

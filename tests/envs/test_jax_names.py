@@ -65,6 +65,10 @@ def test_an_environment_of_the_users(module):
     assert isinstance(found.env, Chain)
     assert found.params is None
     assert jax_names.find(tiny("jax:ones_own:with_params").env).params == "the parameters"
+    sized = tiny("jax:ones_own:needing", env__kwargs={"what": [3, {"a": 1}]})
+    assert jax_names.find(sized.env).env == [3, {"a": 1}]
+    with pytest.raises(ConfigError, match=r"TypeError: make.* with env.kwargs = {'size': 3}"):
+        jax_names.find(tiny("jax:ones_own:make", env__kwargs={"size": 3}).env)
 
 
 def test_gymnaxs_default_params_are_taken(monkeypatch):

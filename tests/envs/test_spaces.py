@@ -22,11 +22,14 @@ def boxes(shape, dtype):
     return spaces.Box(0, 1 if dtype == np.bool_ else 100, shape, dtype)
 
 
+STARTS = st.integers(-99, 99)
 SIZES = st.lists(st.integers(1, 4), min_size=1, max_size=3)
 LEAVES = st.one_of(
     st.builds(boxes, SHAPES, st.sampled_from(TYPES)),
     st.builds(lambda shape: spaces.Box(0, 255, shape, np.uint8), SHAPES),
-    st.builds(lambda n, start: spaces.Discrete(n, start=start), st.integers(1, 9), st.integers(-99, 99)),
+    st.builds(
+        lambda n, start: spaces.Discrete(n, start=start), st.integers(1, 9), st.integers(-99, 99)
+    ),
     st.builds(spaces.MultiDiscrete, SIZES),
     st.builds(lambda nvec: spaces.MultiDiscrete([nvec, nvec], start=[nvec, nvec]), SIZES),
     st.builds(spaces.MultiBinary, st.one_of(st.integers(1, 5), SIZES)),

@@ -14,6 +14,7 @@ from helpers import tiny
 from jdqn import envs, loops
 from jdqn.config import load_config, with_overrides
 from jdqn.runs import evaluation
+from jdqn.runs.trained import load_run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -71,9 +72,9 @@ def test_what_is_drawn_once_stays_through_a_run(tmp_path, monkeypatch, capsys):
         assert int(rows[-1]["steps"]) > 80
         for row in rows:
             assert float(row[column]) == pytest.approx(want[row["seed"]], rel=1e-6)
-    loaded, agent, _, states = evaluation.load_run(run_dir)
-    play = evaluation.make_evaluator(loaded, agent)
-    result = play(states[1], 6, evaluation.COMMAND_SEED_OFFSET, "vote")
+    loaded = load_run(run_dir)
+    play = evaluation.make_evaluator(loaded.config, loaded.agent)
+    result = play(loaded.states[1], 6, evaluation.COMMAND_SEED_OFFSET, "vote")
     assert result.return_mean == pytest.approx(want["6"], rel=1e-6)
 
 
