@@ -8,7 +8,7 @@ from typing import Any
 from jdqn import envs
 from jdqn.config import Config, ConfigError
 from jdqn.loops import fused, host, shared
-from jdqn.runs import checkpoint, directory, evaluation, files, resume, stopping
+from jdqn.runs import checkpoint, directory, evaluation, files, progress, resume, stopping
 from jdqn.runs import start_from as start_from_
 from jdqn.runs.run import Result, Run, title
 
@@ -57,7 +57,9 @@ def train(
                 started = start_from_.prepare(start_from, config, make_env)
         begin = fused.begin if in_jax else functools.partial(host.begin, make_env, stack)
         try:
-            begun = begin(config, resumed, started, stop)
+            with contextlib.closing(progress.Line(stop)) as line:  # gigabytes take a while
+                line.show(lambda: ((0, "making environments and the replay"),))
+                begun = begin(config, resumed, started, stop)
         except stopping.Interrupted:
             raise shared.interrupted(stop, "nothing was begun") from None
         if path is None or not resumes:
