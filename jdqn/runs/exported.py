@@ -1,7 +1,7 @@
 """The parameters of an exported agent: `model.safetensors`, beside its `config.toml`.
 
-Arrays bear the names that they have in a checkpoint (`params/...`, `prior_params/...`,
-`network_state/...`). Metadata are strings: the format, the run, steps, seed, configuration, and a
+Arrays are named by their place in the network: `params/q/kernel`, `prior_params/...` and, where a
+network has any, `network_state/...`. Metadata are strings: the format, the run, steps, seed, configuration, and a
 hash of the arrays, which the format itself does not have.
 """
 
@@ -22,8 +22,6 @@ from jdqn.runs.parts import Arrays
 
 FILE = "model.safetensors"
 FORMAT = "1"
-# The fields of an agent's state that acting needs, in place of those that only learning does.
-WEIGHTS = ("params", "prior_params", "network_state")
 DTYPES = {"F16": "<f2", "F32": "<f4", "I32": "<i4", "U32": "<u4", "U8": "|u1", "BOOL": "|b1"}
 
 
@@ -44,7 +42,26 @@ def is_exported(path: pathlib.Path) -> bool:
 
 def weights_of(state: AgentState) -> dict[str, Any]:
     """The part of a state that acting needs, a tree."""
-    return {name: getattr(state, name) for name in WEIGHTS}
+    prior = dict(state.prior_params or {})
+    return {
+        "params": state.params["params"],
+        "prior_params": prior.pop("params", None),
+        "prior_state": prior,
+        "network_state": state.network_state,
+    }
+
+
+def with_weights(state: AgentState, weights: dict[str, Any]) -> AgentState:
+    """A state with other weights, of which its target has the same."""
+    params = {"params": weights["params"]}
+    prior = weights["prior_params"]
+    return state.replace(
+        params=params,
+        target_params=params,
+        prior_params=None if prior is None else {"params": prior, **weights["prior_state"]},
+        network_state=weights["network_state"],
+        target_network_state=weights["network_state"],
+    )
 
 
 def to_bytes(state: AgentState, about: About, dtype: str) -> bytes:
@@ -92,16 +109,8 @@ def read(path: pathlib.Path, like: AgentState) -> tuple[AgentState, About]:
         raise ConfigError(f"{file} has changed since it was written")
     dtypes = {name: form[0] for name, form in parts.forms_of(wanted).items()}
     arrays = {name: array.astype(dtypes[name], copy=False) for name, array in stored.items()}
-    weights = parts.tree_like(wanted, arrays)
-    state = AgentState(
-        **weights,
-        target_params=weights["params"],
-        target_network_state=weights["network_state"],
-        opt_state=(),
-        key=None,
-        non_finite=np.full(2, NEVER, np.int32),
-    )
-    return state, about
+    lean = like.replace(opt_state=(), key=None, non_finite=np.full(2, NEVER, np.int32))
+    return with_weights(lean, parts.tree_like(wanted, arrays)), about
 
 
 def read_about(path: pathlib.Path) -> About:
@@ -158,13 +167,14 @@ def first_difference(found: parts.Forms, expected: parts.Forms) -> str | None:
     """The first array that is not the one expected, in words; None: all are."""
     for name in {**expected, **found}:
         if found.get(name) != expected.get(name):
-            return f"{name} is {_in_words(found.get(name))}, {_in_words(expected.get(name))} needed"
+            there = _in_words(found.get(name))
+            return f"{name} is {there}, expected {_in_words(expected.get(name), 'nothing')}"
     return None
 
 
-def _in_words(form: list | None) -> str:
+def _in_words(form: list | None, absent: str = "not there") -> str:
     if form is None:
-        return "not there"
+        return absent
     return f"{np.dtype(form[0])} {form[1]}" if form[0] in parts.DTYPES else f"{form[0]} {form[1]}"
 
 

@@ -56,15 +56,13 @@ class Start(NamedTuple):
         if wrong := exported.first_difference(there, here):
             raise ConfigError(f"--start-from {self.trained.path}: {wrong}")
 
-        def copies(name: str) -> Any:  # each its own: they will be donated
-            return jax.tree.map(lambda x: jnp.array(x, copy=True), weights[name])
+        def copied(tree: Any) -> Any:  # each its own: they will be donated
+            return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
 
+        state = exported.with_weights(state, copied(weights))
         return state.replace(
-            params=copies("params"),
-            target_params=copies("params"),
-            prior_params=copies("prior_params"),
-            network_state=copies("network_state"),
-            target_network_state=copies("network_state"),
+            target_params=copied(state.target_params),
+            target_network_state=copied(state.target_network_state),
         )
 
 

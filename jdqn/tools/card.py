@@ -41,7 +41,8 @@ def _facts(config: Config, about: About, dtype: str) -> str:
     heads = config.network.heads
     facts = {
         "agent": f"`{config.agent.name}`, {heads} head{'s' * (heads > 1)}",
-        "environment": f"`{config.env.name}`, {config.env.frame_stack} frames at once",
+        "environment": f"`{config.env.name}`",
+        "frames seen at once": str(config.env.frame_stack),
         "protocol": _protocol(config),
         "agent steps": f"{about.steps:,}",
         "seed": str(about.seed),

@@ -69,21 +69,21 @@ def rewritten(path, change):
     file.write_bytes(safetensors.numpy.save(arrays, metadata))
 
 
-HIDDEN = "params/params/q_hidden_0/kernel"
+HIDDEN = "params/q_hidden_0/kernel"
 
 CHANGES = {
     "another number": (lambda arrays, _: arrays[HIDDEN].__imul__(2), "has changed since"),
     "no array": (
         lambda arrays, _: arrays.pop(HIDDEN),
-        f"does not fit its config.toml: {HIDDEN} is not there, float32 .2, 8, 8. needed",
+        f"does not fit its config.toml: {HIDDEN} is not there, expected float32 .2, 8, 8.",
     ),
     "one more": (
         lambda arrays, _: arrays.update(more=np.zeros(2, np.int32)),
-        r"more is int32 \[2\], not there needed",
+        r"more is int32 \[2\], expected nothing",
     ),
     "another shape": (
         lambda arrays, _: arrays.update({HIDDEN: np.zeros((3, 8, 8), np.float32)}),
-        r"kernel is float32 \[3, 8, 8\], float32 \[2, 8, 8\] needed",
+        r"kernel is float32 \[3, 8, 8\], expected float32 \[2, 8, 8\]",
     ),
     "doubles": (
         lambda arrays, _: arrays.update({HIDDEN: arrays[HIDDEN].astype(np.float64)}),
@@ -140,4 +140,4 @@ def test_differences_are_named_in_order():
     one = parts.forms_of({"a": np.zeros(2), "b": np.zeros(3)})
     other = parts.forms_of({"a": np.zeros(2), "b": np.zeros(4), "c": np.zeros(1)})
     assert exported.first_difference(one, one) is None
-    assert exported.first_difference(one, other) == "b is float64 [3], float64 [4] needed"
+    assert exported.first_difference(one, other) == "b is float64 [3], expected float64 [4]"

@@ -76,12 +76,12 @@ def test_online_target_and_priors_are_theirs_the_rest_is_new(source):
 
 def test_what_does_not_fit_is_one_sentence_that_names_the_first_parameter(source, tmp_path):
     wider = tiny(network__torso_hidden=[16], **AGENT)
-    message = r"^--start-from .*: params/params/MlpTorso_0/Dense_0/bias is float32 \[8\], .* \[16\]"
+    message = r"^--start-from .*: params/MlpTorso_0/Dense_0/bias is float32 \[8\], .* \[16\]"
     with pytest.raises(ConfigError, match=message):
         train(wider, run_dir=tmp_path / "wider", start_from=source)
     assert not (tmp_path / "wider").exists()
     none = tiny(network__heads=2)
-    with pytest.raises(ConfigError, match=r"prior_params/.* is float32 .*, not there needed"):
+    with pytest.raises(ConfigError, match=r"prior_params/.* is float32 .*, expected nothing"):
         train(none, run_dir=tmp_path / "none", start_from=source)
 
 
