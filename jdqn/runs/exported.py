@@ -1,8 +1,8 @@
 """The parameters of an exported agent: `model.safetensors`, beside its `config.toml`.
 
 Arrays are named by their place in the network: `params/q/kernel`, `prior_params/...` and, where a
-network has any, `network_state/...`. Metadata are strings: the format, the run, steps, seed, configuration, and a
-hash of the arrays, which the format itself does not have.
+network has any, `network_state/...`. Metadata are strings: the format, the run, steps, seed,
+configuration, and a hash of the arrays, which the format itself does not have.
 """
 
 import hashlib
