@@ -12,8 +12,11 @@ def layers_of(config: Config) -> str:
     """The files that ship, by name, and the fields that say something else."""
     agent = config.agent.name
     layers = [read_named("agents", "dqn"), _layer("agents", agent)]
-    layers += [_layer("presets", config.env.preset), _layer("protocols", config.env.protocol)]
-    own = _differing(config, merged(layers, {}))
+    layers += [_layer("presets", config.env.preset)]
+    of_protocol = [
+        f"env.{name}" for name in _layer("protocols", config.env.protocol).get("env", {})
+    ]
+    own = [name for name in _differing(config, merged(layers, {})) if name not in of_protocol]
     files = [f"agent {agent}" if agent in names("agents") else f"agent {agent} (not of jdqn)"]
     files += [f"preset {config.env.preset}"] if config.env.preset != "none" else []
     files += [f"protocol {protocol_of(config)}"] if config.env.protocol != "none" else []

@@ -46,6 +46,9 @@ def test_an_agent_of_ones_own_is_told_from_those_of_jdqn(tmp_path):
 def test_what_differs_from_a_protocol_is_said(overrides, said):
     config = load_config(env="Pong", protocol="machado", overrides=overrides)
     assert protocol_of(config) == said
+    line = layers_of(config)  # which does not say it twice
+    assert line.partition("; ")[0] == f"agent dqn, protocol {said}"
+    assert line.endswith(said) == ("env.num_envs" not in overrides)
 
 
 def test_a_protocol_that_was_only_named_hides_nothing():
