@@ -43,8 +43,7 @@ def train(
     in_jax = envs.is_native(config.env.name) and not on_host
     _check(config, in_jax, run_dir, resumes, start_from)
     path = None if run_dir is None else pathlib.Path(run_dir)
-    with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(stopping.signals())
+    with stopping.signals() as stop, contextlib.ExitStack() as stack:
         resumed = None
         started = None
         if path is not None and resumes:
@@ -57,8 +56,7 @@ def train(
                 started = start_from_.prepare(start_from, config, make_env)
         begin = fused.begin if in_jax else functools.partial(host.begin, make_env, stack)
         try:
-            with contextlib.closing(progress.Line(stop)) as line:  # gigabytes take a while
-                line.show(lambda: ((0, "making environments and the replay"),))
+            with progress.shown("making environments and the replay", stop):
                 begun = begin(config, resumed, started, stop)
         except stopping.Interrupted:
             raise shared.interrupted(stop, "nothing was begun") from None

@@ -6,7 +6,7 @@ import pathlib
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import rich.console
 import rich.live
@@ -101,6 +101,14 @@ class Line:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+@contextlib.contextmanager
+def shown(text: str, stop: stopping.Stop) -> Iterator[None]:
+    """Shows on a terminal what is being done, until it is."""
+    with contextlib.closing(Line(stop)) as line:
+        line.show(lambda: ((0, text),))
+        yield
 
 
 class Progress(Line):

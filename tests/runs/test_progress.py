@@ -92,6 +92,17 @@ FULL = (
 )
 
 
+def test_what_is_being_done_is_shown_until_it_is(terminal, capsys):
+    terminal(True, columns=80)
+    with progress.shown("making it", stopping.Stop()):
+        pass
+    assert "\x1b[?25h" in capsys.readouterr().out  # the cursor, hidden before
+    terminal(False, columns=80)
+    with progress.shown("making it", stopping.Stop()):
+        pass
+    assert capsys.readouterr().out == ""
+
+
 def test_what_has_not_been_measured_is_not_shown(terminal):
     terminal(True, columns=80)
     shown = make(learning_starts_steps=300)
