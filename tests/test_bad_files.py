@@ -82,7 +82,7 @@ EVALUATE = {
     "no run": (["none"], ["none is not a run directory", "config.toml"]),
     "folder": (["folder"], ["folder is not a run directory"]),
     "file": (["file"], ["file is not a run directory"]),
-    "folder of runs": (["."], ["no config.toml; runs in it, the newest first: fresh"]),
+    "folder of runs": (["."], ["no config.toml; runs in it, the newest first: ", "fresh"]),
     "episodes": (["fresh", "--episodes", "-5"], ["--episodes -5", "1 to 1,000,000"]),
     "configuration of a run": (
         ["fresh", "--agent.double", "true"],
@@ -149,7 +149,7 @@ def test_going_on_refuses(refused, argv, said):
 
 
 START = {
-    "no run": (["none"], ["none is not a run directory", "exported", "config.toml"]),
+    "no run": (["none"], ["none is not a run directory", "config.toml"]),
     "no checkpoint": (["fresh"], ["fresh", "no checkpoint"]),
     "foreign": (["model"], ["model/model.safetensors", "damaged"]),
     "empty": ([""], ["--start-from", "empty"]),

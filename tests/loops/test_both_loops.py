@@ -60,6 +60,7 @@ def test_same_seed_same_run_to_the_bit_in_the_optimised_program(tmp_path):
     assert len(logs[0]) == 3
 
 
+@pytest.mark.slow
 def test_host_and_fused_loop_agree_where_a_call_makes_one_update(tmp_path):
     """XLA of jaxlib 0.10.2 inlines a scan of one step and rounds differently in the two loops."""
     parameters = both_loops(tmp_path, train__steps=120, train__update_period_steps=8)

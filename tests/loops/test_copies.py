@@ -36,9 +36,9 @@ def arrays(carry, rule):
 @pytest.mark.parametrize(
     ("period", "rule"),
     [
-        (1, "uniform"),
         (8, "proportional"),
         (4, "rank"),
+        pytest.param(1, "uniform", marks=pytest.mark.slow),
         pytest.param(4, "uniform", marks=pytest.mark.slow),
     ],
 )

@@ -14,6 +14,7 @@ from jdqn.loops import fused, shared
 from jdqn.train import train
 
 pytest.importorskip("gymnax")  # an extra
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CARTPOLE = "gymnax/CartPole-v1"
 

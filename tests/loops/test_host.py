@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 PONG = {
     "env": "Pong",
     "env__frame_stack": 4,
-    "network__torso": "minatar",  # a small convolution
+    "network__torso": "mlp",
     "env__sticky_probability": 0.25,
     "env__max_episode_steps": 30,
     "train__steps": 320,

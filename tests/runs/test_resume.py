@@ -65,7 +65,7 @@ BY_RANK = {
 }
 EVERY_SECOND_TICK = {"train__update_period_steps": 8}
 TWO_SEEDS = {"train__num_seeds": 2}
-EVERYTHING = EVERY_SECOND_TICK | TWO_SEEDS | BY_RANK
+EVERYTHING = EVERY_SECOND_TICK | TWO_SEEDS | BY_RANK | {"network__heads": 3}
 
 
 # Where they are stopped: before learning starts, between two calls of `learn`, after one.
