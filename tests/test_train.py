@@ -45,7 +45,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert not {"\x1b", "\r"} & set(printed.out)
     assert asked == "dqn on CartPole-v1, seed 5, 2,000 steps"
     assert layers.startswith("agent dqn, preset classic; set beside them: network.torso_hidden, ")
-    assert replay.startswith("replay 50,000 transitions, ")
+    assert replay.startswith("replay 100,000 transitions, ")
     assert writing == f"writing runs/{path.name}"
     starts = [
         "compiling",

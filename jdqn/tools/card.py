@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from jdqn.config import Config
-from jdqn.envs import is_native
+from jdqn.config import Config, protocol_of
+from jdqn.config.naming import is_atari
 from jdqn.envs.interface import Interface
 from jdqn.runs.exported import About
 from jdqn.runs.scores import human_normalised
@@ -57,12 +57,13 @@ def _facts(config: Config, about: About, dtype: str) -> str:
 def _protocol(config: Config) -> str:
     env = config.env
     games = f"games of at most {env.max_episode_steps:,} agent steps"
-    if is_native(env.name) or "-v" in env.name:
+    if not is_atari(env.name):
         return games
+    named = "" if env.protocol == "none" else f"`{protocol_of(config)}`: "
     sticky = f"sticky actions {env.sticky_probability:g}"
     all_actions = ", all 18 actions" * env.full_action_space
     return (
-        f"{games}, {env.frame_skip} frames a step, {sticky}, 1 to {env.noop_max} no-ops at the "
+        f"{named}{games}, {env.frame_skip} frames a step, {sticky}, 1 to {env.noop_max} no-ops at the "
         f"start{all_actions}"
     )
 

@@ -29,6 +29,8 @@ PRESET_FIELDS = {
     "agent.reward_clip",
     "agent.target_period_steps",
     "agent.epsilon_decay_steps",
+    "agent.epsilon_end",  # how much of the replay is to be random
+    "agent.epsilon_eval",
     "train.steps",
     "train.learning_starts_steps",
     "train.update_period_steps",

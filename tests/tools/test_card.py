@@ -2,6 +2,7 @@
 
 from helpers import tiny, vector_spec
 
+from jdqn.config import load_config
 from jdqn.envs.interface import Interface
 from jdqn.runs import exported
 from jdqn.tools import card
@@ -52,6 +53,8 @@ def test_it_says_what_the_agent_is_how_it_did_and_how_to_load_it():
 def test_of_atari_the_protocol_and_the_human_score():
     written = text(tiny("Breakout", env__sticky_probability=0.25), [row(2_000, 16.1)], onnx=False)
     assert "4 frames a step, sticky actions 0.25, 1 to 30 no-ops" in written
+    by = text(load_config(env="Pong", protocol="machado"), [])
+    assert "| protocol | `machado`: games of at most 4,500 agent steps, 4 frames" in by
     assert "The last is 50.0 % human-normalised." in written
     assert "model.onnx" not in written
 
