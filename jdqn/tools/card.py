@@ -63,8 +63,8 @@ def _protocol(config: Config) -> str:
     sticky = f"sticky actions {env.sticky_probability:g}"
     all_actions = ", all 18 actions" * env.full_action_space
     return (
-        f"{named}{games}, {env.frame_skip} frames a step, {sticky}, 1 to {env.noop_max} no-ops at the "
-        f"start{all_actions}"
+        f"{named}{games}, {env.frame_skip} frames a step, {sticky}, 1 to {env.noop_max} no-ops "
+        f"at the start{all_actions}"
     )
 
 
