@@ -29,8 +29,8 @@ def require_onnx() -> None:
         import onnx  # noqa: F401
     except ImportError:
         raise ConfigError(
-            "model.onnx needs the package onnx: pip install -e '.[onnx]' in the checkout of jdqn; or "
-            "leave it out with --no-onnx"
+            "model.onnx needs the package onnx: pip install -e '.[onnx]' in the checkout of jdqn; "
+            "or leave it out with --no-onnx"
         ) from None
 
 
