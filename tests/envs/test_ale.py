@@ -129,52 +129,6 @@ def test_a_game_over_on_the_step_limit_is_a_termination():
     assert first_end(length - 1) == (length - 1, False)
 
 
-def test_rewards_are_raw():
-    steps = play(make_env(config_of("MsPacman"), num_envs=1), always(3, 80, 1))  # leftwards
-    assert set(np.unique(steps.reward)) == {0, 10}
-    assert steps.reward.dtype == np.float32
-
-
-def test_seeds():
-    config = config_of("Pong", sticky_probability=0.25)
-
-    def frames(num_envs, seed):
-        return play(make_env(config, num_envs=num_envs, seed=seed), always(2, 40, num_envs)).frame
-
-    three = frames(3, seed=5)
-    np.testing.assert_array_equal(three, frames(3, seed=5))
-    for i in range(3):
-        np.testing.assert_array_equal(three[:, i], frames(1, seed=5 + i)[:, 0])
-    assert (three[:, 0] != three[:, 1]).any()
-    assert (three[:, 1] != three[:, 2]).any()
-
-
-def test_games_are_brought_back_exactly():
-    """After resets, lost lives and a game that has just ended, whenever each of them started."""
-    config = config_of(max_episode_steps=170)
-    rng = np.random.default_rng(0)
-    there = make_env(config)
-    timestep = there.reset()
-    lengths = set()
-    for _ in range(1000):
-        there.send(rng.integers(0, 4, 4))
-        timestep = there.recv()
-        lengths = set(there.save()["lengths"])
-        if timestep.last.any() and len(lengths) == 4:
-            break
-    assert timestep.last.any()
-    assert there.save()["resets"].min() > 1
-    saved = there.save()
-    back = make_env(config)
-    assert back.restore(saved, timestep) is True
-    for _ in range(200):
-        action = rng.integers(0, 4, 4)
-        for env in (there, back):
-            env.send(action)
-        chex.assert_trees_all_equal(there.recv(), back.recv())
-    chex.assert_trees_all_equal(there.save(), back.save())
-
-
 def test_what_does_not_fit_is_not_brought_back():
     there = make_env(config_of())
     timestep = there.reset()

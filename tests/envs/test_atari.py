@@ -4,7 +4,6 @@ import contextlib
 import sys
 import types
 
-import chex
 import envpool
 import jax
 import numpy as np
@@ -230,25 +229,6 @@ def test_lives_that_no_game_at_hand_shows():
     np.testing.assert_array_equal(steps.reward[:, 0], [0, 5, 0, 0, -7, 2, 0, 1])
 
 
-def test_rewards_are_raw():
-    steps = play(make_env(tiny("MsPacman"), num_envs=1), always(3, 80, 1))  # leftwards
-    assert set(np.unique(steps.reward)) == {0, 10}  # a pill is worth 10
-
-
-def test_seeds():
-    config = tiny("Pong", env__sticky_probability=0.25)
-
-    def frames(num_envs, seed):
-        return play(make_env(config, num_envs=num_envs, seed=seed), always(2, 40, num_envs)).frame
-
-    three = frames(3, seed=5)
-    np.testing.assert_array_equal(three, frames(3, seed=5))
-    for i in range(3):
-        np.testing.assert_array_equal(three[:, i], frames(1, seed=5 + i)[:, 0])
-    assert (three[:, 0] != three[:, 1]).any()
-    assert (three[:, 1] != three[:, 2]).any()
-
-
 def test_stacks_are_envpools_to_the_byte(monkeypatch):
     """The actor's and the replay's: across episode starts, ends and the ring's wrap-around."""
     num_ticks = 50
@@ -295,27 +275,6 @@ def test_stacks_are_envpools_to_the_byte(monkeypatch):
 
 
 # --- Going on -------------------------------------------------------------------------------------
-
-
-def test_games_are_brought_back_exactly():
-    """After resets, lost lives and a game that has just ended; and they stay the same."""
-    config = load_config(env="Breakout", overrides={"env.num_envs": 4, "env.max_episode_steps": 40})
-    rng = np.random.default_rng(0)
-    there = make_env(config)
-    timestep = there.reset()
-    for _ in range(40 + 41 + 41):  # three games, resets between them
-        there.send(rng.integers(0, 4, 4))
-        timestep = there.recv()
-    assert timestep.last.any()
-    saved = there.save()
-    back = make_env(config)
-    assert back.restore(saved, timestep) is True
-    for _ in range(60):
-        action = rng.integers(0, 4, 4)
-        for env in (there, back):
-            env.send(action)
-        chex.assert_trees_all_equal(there.recv(), back.recv())
-    chex.assert_trees_all_equal(there.save(), back.save())
 
 
 @pytest.mark.parametrize(
