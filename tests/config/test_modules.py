@@ -1,6 +1,7 @@
 """Modules of the user's: found on the Python path, named first, never from a run's folder."""
 
 import sys
+import types
 
 import pytest
 
@@ -47,7 +48,12 @@ def test_what_goes_wrong_in_a_module_is_one_sentence(module, source, wanted, exp
         ("no_such_module_of_mine", "no module"),
         ("../mine", "no name of a Python module"),
         ("", "no name of a Python module"),
-        ("json.nothing", "ModuleNotFoundError"),
+        ("jax.nothing", "ModuleNotFoundError"),
+        ("os", "x\": os is Python's own or jdqn's; name a module of yours"),
+        ("os.path", "os is Python's own"),
+        ("posix", "posix is Python's own"),
+        ("jdqn.tools.exporting", "jdqn is Python's own or jdqn's"),
+        ("__main__", "__main__ is Python's own"),
     ],
 )
 def test_what_is_no_module_is_refused(name, expected):
@@ -65,6 +71,53 @@ def test_code_in_the_folder_of_a_run_is_never_imported(module, tmp_path, mark, m
     (tmp_path / "run" / mark).mkdir()
     with pytest.raises(ConfigError, match="lies in the folder of a run"):
         modules.import_module(name, FIELD)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("os:system", "os is Python's own"),
+        ("runpy:run_path", "runpy is Python's own"),
+        ("numpy:load", "numpy is of an installed package"),
+        ("numpy.f2py:compile", "numpy.f2py is of an installed package"),
+    ],
+)
+def test_functions_that_are_not_the_users_are_never_called(name, expected):
+    with pytest.raises(ConfigError, match=expected):
+        modules.load_object(name, FIELD)
+
+
+def test_a_function_of_pythons_in_the_users_module_is_never_called(module):
+    name = module("from subprocess import run\nfrom os import system")
+    with pytest.raises(ConfigError, match="run is Python's own, of subprocess; name a function"):
+        modules.load_object(f"{name}:run", FIELD)
+    with pytest.raises(ConfigError, match="system is Python's own"):
+        modules.load_object(f"{name}:system", FIELD)
+
+
+def test_an_installed_package_may_be_imported_for_what_it_registers():
+    assert modules.import_module("numpy", FIELD) is sys.modules["numpy"]
+
+
+def test_a_link_in_the_folder_of_a_run_is_in_it(module, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    beside = tmp_path / "beside"
+    run.mkdir()
+    beside.mkdir()
+    (run / "config.toml").touch()
+    (run / "model.safetensors").touch()
+    name = module("raise SystemExit('a stranger')", folder=beside)
+    (run / f"{name}.py").symlink_to(beside / f"{name}.py")
+    monkeypatch.syspath_prepend(run)
+    with pytest.raises(ConfigError, match="lies in the folder of a run"):
+        modules.import_module(name, FIELD)
+
+
+def test_a_module_that_was_made_by_hand_is_the_users(monkeypatch):
+    made = types.ModuleType("made_by_hand")
+    made.mine = 3
+    monkeypatch.setitem(sys.modules, "made_by_hand", made)
+    assert modules.load_object("made_by_hand:mine", FIELD) == 3
 
 
 def test_a_folder_without_init_is_a_package_and_is_checked_too(tmp_path, monkeypatch):
