@@ -1,5 +1,6 @@
 """Tables of free keys in a configuration: checked, and frozen as all else."""
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from jdqn.config.wording import shown
 
 DEEPEST = 16  # tables and lists inside each other
+LARGEST = 2**63 - 1  # whole number of TOML
 
 
 class Table(Mapping[str, Any]):
@@ -25,11 +27,18 @@ class Table(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._items)
 
+    def __eq__(self, other: object) -> bool:
+        # What Python holds for equal, 1 and 1.0 and true, makes other environments.
+        return self._text() == other._text() if isinstance(other, Table) else self.plain() == other
+
     def __hash__(self) -> int:
-        return hash(frozenset(self._items.items()))
+        return hash(self._text())
 
     def __repr__(self) -> str:
         return repr(self.plain())
+
+    def _text(self) -> str:
+        return json.dumps(self.plain(), sort_keys=True)
 
     def plain(self) -> dict[str, Any]:
         """As dictionaries and lists, a new one for each call."""
@@ -44,14 +53,20 @@ def table(value: Any) -> Table:
     """
     if not isinstance(value, Mapping):
         raise ValueError("must be a table of keyword arguments such as {size = 7}")
-    return Table({key: _frozen(inner, key) for key, inner in value.items()})
+    frozen = _frozen(value, "")
+    assert isinstance(frozen, Table)
+    return frozen
 
 
 def _frozen(value: Any, path: str, depth: int = 0) -> Any:
     if depth > DEEPEST:
         raise ValueError(f"{path.partition('.')[0]} is more than {DEEPEST} tables or lists deep")
     if isinstance(value, Mapping):
-        inside = {k: _frozen(inner, f"{path}.{k}", depth + 1) for k, inner in value.items()}
+        for key in value:
+            if not isinstance(key, str):
+                raise ValueError(f"its key {shown(key)} must be a string")
+        start = f"{path}." if depth else ""
+        inside = {k: _frozen(inner, f"{start}{k}", depth + 1) for k, inner in value.items()}
         return Table(inside)
     if isinstance(value, list | tuple):
         return tuple(_frozen(inner, path, depth + 1) for inner in value)
@@ -60,6 +75,8 @@ def _frozen(value: Any, path: str, depth: int = 0) -> Any:
             f"{path} is {shown(value)}, expected a string, a number, a boolean, or a list or table "
             "of these"
         )
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise ValueError(f"{path} is {shown(value)}, expected a whole number of at most 64 bits")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{path} is {value}, expected a finite number")
     return value

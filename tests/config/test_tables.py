@@ -27,6 +27,12 @@ def test_tables_are_compared_and_hashed_by_what_is_in_them():
     assert table(DEEP) != table(DEEP | {"size": 8})
 
 
+def test_a_number_is_not_what_python_holds_for_equal_to_it():
+    for one, other in [(1, True), (1, 1.0), ([0], [False])]:
+        assert table({"a": one}) != table({"a": other})
+        assert len({table({"a": one}), table({"a": other})}) == 2
+
+
 def test_nothing_changes_a_table():
     source = {"list": [1]}
     frozen = table(source)
@@ -55,6 +61,9 @@ def test_a_configuration_with_a_table_goes_into_a_file_and_back(tmp_path):
         ({"a": math.inf}, "a is inf"),
         ({"a": [datetime.date(2020, 1, 1)]}, "a is 2020-01-01, expected a string, a number"),
         ({"a": None}, "a is None"),
+        ({1: 2}, "its key 1 must be a string"),
+        ({"a": [{None: 2}]}, "its key None must be a string"),
+        ({"a": -(2**63)}, "a is -9223372036854775808, expected a whole number of at most 64 bits"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(value, words):
