@@ -4,7 +4,10 @@ from jdqn.config.layers import Kind, Layer, merged, names, read_named
 from jdqn.config.schema import Config
 
 # Said of every run anyway, or by the layers' names.
-_SAID = {"name", "preset", "protocol", "steps", "seed", "num_seeds"}
+_SAID = {
+    *("env.name", "env.preset", "env.protocol", "agent.name"),
+    *("train.steps", "train.seed", "train.num_seeds"),
+}
 _MOST_NAMES = 4
 
 
@@ -50,5 +53,5 @@ def _differing(config: Config, layer: Layer) -> list[str]:
         f"{section}.{field}"
         for section, fields in config.model_dump().items()
         for field, value in fields.items()
-        if field not in _SAID and value != values[section][field]
+        if f"{section}.{field}" not in _SAID and value != values[section][field]
     ]

@@ -13,8 +13,11 @@ def test_what_no_file_sets_otherwise_is_named_by_its_files_alone():
 
 
 def test_other_values_are_named_by_their_fields_a_few_of_them():
-    one = load_config(env="CartPole-v1", overrides={"train.steps": 10_000, "agent.double": True})
-    assert layers_of(one) == "agent dqn, preset classic; set beside them: agent.double"
+    fields = {"train.steps": 10_000, "agent.double": True, "optimizer.name": "rmsprop"}
+    one = load_config(env="CartPole-v1", overrides=fields)
+    assert layers_of(one) == (
+        "agent dqn, preset classic; set beside them: optimizer.name, agent.double"
+    )
     many = {f"agent.epsilon_{name}": 0.5 for name in ("start", "end", "eval")}
     many |= {"env.num_envs": 16, "optimizer.eps": 0.5, "replay.n_step": 2}
     said = layers_of(load_config(overrides=many))
