@@ -159,14 +159,28 @@ def _frames(graph: _Graph, interface: Interface) -> str:
         classes = interface.first_class + np.arange(num_classes)
         column = graph.reshape(value, -1, 1)
         value = graph.add("Equal", column, graph.constant(classes.astype(interface.dtype)))
-    value = graph.cast(graph.reshape(value, -1, spec.frame_stack, *spec.frame_shape))
+    value = graph.reshape(value, -1, spec.frame_stack, *spec.frame_shape)
     if interface.affine is not None and spec.frame_dtype == np.float32:
-        factor, offset = (np.asarray(number, np.float32) for number in interface.affine)
-        if (factor != 1).any():
-            value = graph.add("Mul", value, graph.constant(factor))
-        if offset.any():
-            value = graph.add("Add", value, graph.constant(offset))
+        value = _scaled(graph, value, *interface.affine)
+    value = graph.cast(value)
     return value if spec.scale == 1 else graph.add("Mul", value, graph.number(spec.scale))
+
+
+def _scaled(graph: _Graph, value: str, factor: Any, offset: Any) -> str:
+    """Raw entries times a factor plus an offset, in double precision where there is an offset.
+
+    Else little would be left of entries whose bounds lie far from 0 and near each other.
+    """
+    import onnx
+
+    dtype: Any = np.float64 if np.any(offset) else np.float32
+    if np.all(np.equal(factor, 1)) and dtype == np.float32:
+        return value
+    value = graph.add("Cast", value, to=onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+    value = graph.add("Mul", value, graph.constant(np.asarray(factor, dtype)))
+    if not np.any(offset):
+        return value
+    return graph.add("Add", value, graph.constant(np.asarray(offset, dtype)))
 
 
 def _channels_first(graph: _Graph, spec: EnvSpec, frames: str) -> str:

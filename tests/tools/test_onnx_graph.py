@@ -31,6 +31,9 @@ CLASSES = interface_of(spaces.Discrete(4, start=-1), TWO, env__frame_stack=2)
 BOUNDED = interface_of(
     spaces.Box(-4, 8, (2, 3)), TWO, env__frame_stack=2, env__observation_scale="bounds"
 )
+FAR = interface_of(  # its entries would all be the same in float32
+    spaces.Box(1.6e9, 1.6e9 + 20, (3,), np.float64), TWO, env__observation_scale="bounds"
+)
 IN_PARTS = interface_of(spaces.Tuple([spaces.Discrete(3), spaces.Box(-4, 8, (2,))]), TWO)
 BATCH = 3
 
@@ -44,6 +47,7 @@ PLACES = [
     ("dqn", FLAGS),
     ("bootstrapped_prior", CLASSES),
     ("dqn", BOUNDED),
+    ("dqn", FAR),
     ("dqn", IN_PARTS),
 ]
 
@@ -70,6 +74,9 @@ def observations(between):
     shape = (BATCH, between.spec.frame_stack, *between.shape)
     if between.first_class is not None:
         raw = rng.integers(between.first_class, between.first_class + 4, shape)
+    elif between.affine is not None:
+        space = between.codec.observation_space
+        raw = rng.uniform(space.low, space.high, shape).astype(space.dtype)
     elif between.dtype == FLOATS:
         raw = rng.normal(size=shape).astype(np.float32)
     else:
