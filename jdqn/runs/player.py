@@ -91,7 +91,7 @@ class TrainedAgent:
         Raises:
           ConfigError: an observation that the environment cannot have shown.
         """
-        if not 0 <= epsilon <= 1:
+        if not isinstance(epsilon, int | float | np.number) or not 0 <= epsilon <= 1:
             raise ConfigError(f"epsilon = {shown(epsilon)}: must be from 0 to 1")
         stack, _, greedy, is_one = self._ask(observation)
         self._stack = stack

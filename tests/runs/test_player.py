@@ -167,6 +167,8 @@ def test_what_is_wrong_is_one_sentence(cartpole):
         agent.act(np.zeros(3))
     with pytest.raises(ConfigError, match="epsilon = 2: must be from 0 to 1"):
         agent.act(np.zeros(4), epsilon=2)
+    with pytest.raises(ConfigError, match="epsilon = 'much': must be from 0 to 1"):
+        agent.act(np.zeros(4), epsilon="much")
     agent.act(np.zeros((2, 4)))
     with pytest.raises(ConfigError, match=r"^3 observations after 2: reset\(\) comes before"):
         agent.act(np.zeros((3, 4)))

@@ -129,9 +129,7 @@ def check(config, between, dtype="float32"):
     return onnx.load_from_string(made)
 
 
-@pytest.mark.parametrize(
-    ("agent", "between"), PLACES, ids=[f"{agent}-{between.shape}" for agent, between in PLACES]
-)
+@pytest.mark.parametrize(("agent", "between"), PLACES, ids=IDS)
 def test_q_is_that_of_jdqn(agent, between):
     check(small(agent), between)
 
