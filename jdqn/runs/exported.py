@@ -22,6 +22,7 @@ from jdqn.runs.parts import Arrays
 
 FILE = "model.safetensors"
 FORMAT = "1"
+LARGEST = 2**63 - 1  # whole number that a config.toml holds
 DTYPES = {"F16": "<f2", "F32": "<f4", "I32": "<i4", "U32": "<u4", "U8": "|u1", "BOOL": "|b1"}
 
 
@@ -141,9 +142,13 @@ def _about(file: pathlib.Path, metadata: Mapping[str, str]) -> About:
             config=json.loads(metadata["config"]),
             evaluations=json.loads(metadata["evaluations"]),
         )
-        rows_are_tables = all(isinstance(row, dict) for row in found.evaluations)
+        cells = [cell for row in found.evaluations for cell in row.values()]
+        cells_are_texts = all(isinstance(cell, str) for cell in cells)
         sections_are_tables = all(isinstance(some, dict) for some in found.config.values())
-        if not rows_are_tables or not sections_are_tables or found.steps < 0:
+        is_whole = {"steps", "schedule_steps"} <= found.config["train"].keys()
+        if not (cells_are_texts and sections_are_tables and is_whole):
+            raise ValueError
+        if not 0 <= found.steps <= LARGEST:
             raise ValueError
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         raise ConfigError(f"{file} does not say which run it is of") from None

@@ -94,6 +94,13 @@ CHANGES = {
     "no steps": (lambda _, metadata: metadata.update(steps="many"), "which run it is of"),
     "no table": (lambda _, metadata: metadata.update(config="[1]"), "which run it is of"),
     "no rows": (lambda _, metadata: metadata.update(evaluations="[1]"), "which run it is of"),
+    "no section": (lambda _, metadata: metadata.update(config='{"env": {}}'), "which run it is of"),
+    "no field": (lambda _, metadata: metadata.update(config='{"train": {}}'), "which run it is of"),
+    "no text": (
+        lambda _, metadata: metadata.update(evaluations='[{"steps": null}]'),
+        "which run it is of",
+    ),
+    "too many": (lambda _, metadata: metadata.update(steps="9" * 30), "which run it is of"),
     "no JSON": (lambda _, metadata: metadata.update(config="{"), "which run it is of"),
 }
 
