@@ -48,8 +48,8 @@ def section_help(topic: str, config: Config, sources: Mapping[str, str]) -> str:
             lines += _of_field(f"{section}.{field}", config, sources)
     if not found:
         known = topics()
-        near = suggest(name, known) or f" (known: {', '.join(known)}, or a field)"
-        raise ConfigError(f"--help {topic}: there is no such section{near}")
+        near = suggest(name, [*known, *sources]) or f" (known: {', '.join(known)}, or a field)"
+        raise ConfigError(f"--help {topic}: there is no such section or field{near}")
     return "\n".join(lines)
 
 

@@ -53,7 +53,14 @@ def test_what_a_field_accepts_is_said_in_words(dotted, want):
     assert help.accepted(dotted) == want
 
 
-@pytest.mark.parametrize(("topic", "said"), [("netwrok", '"network"'), ("x", "known: all, env")])
+@pytest.mark.parametrize(
+    ("topic", "said"),
+    [
+        ("netwrok", '"network"'),
+        ("x", "known: all, env"),
+        ("optimizer.nam", '"optimizer.name"'),
+    ],
+)
 def test_what_is_no_topic_is_refused(topic, said):
     with pytest.raises(ConfigError, match=f"--help {topic}: .*{said}"):
         shown(topic)
