@@ -56,14 +56,15 @@ class Ale:
             episodic_life=False,  # a lost life ends the bootstrap, not the game: see AtariEnv
             reward_clipping=False,  # clipped when drawn from the replay; the score stays raw
         )
-        self._seed = seed
+        # Counted in int32: of the last seeds some copies begin anew at 0.
+        self._seeds = (seed + np.arange(num_envs)) % 2**31
         self.num_envs = num_envs
         self.frame_shape = self._envs.single_observation_space.shape[1:]
         self.num_actions = int(self._envs.single_action_space.n)
 
     def start(self) -> tuple[np.ndarray, np.ndarray]:
         """Seeds and starts every game; frames and lives."""
-        return _shown(*self._envs.reset(seed=self._seed))
+        return _shown(*self._envs.reset(seed=self._seeds))
 
     def send(self, action: np.ndarray) -> None:
         """Starts the emulators on their own threads."""
@@ -96,8 +97,7 @@ class Ale:
 
     def _start_again(self, which: np.ndarray, resets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Starts some games from their seeds, each as often as it was."""
-        seeds = self._seed + np.flatnonzero(which)
-        shown = self._envs.reset(seed=seeds, options={"reset_mask": which})
+        shown = self._envs.reset(seed=self._seeds[which], options={"reset_mask": which})
         for number in range(1, int(resets[which].max())):
             shown = self._envs.reset(options={"reset_mask": which & (resets > number)})
         return _shown(*shown)

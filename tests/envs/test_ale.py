@@ -50,6 +50,15 @@ def test_frames_rewards_and_lives_are_envpools_to_the_byte():
     assert ours.reward.any()
 
 
+def test_the_last_seeds_are_seeds_too():
+    last = make_env(config_of(), num_envs=2, seed=2**31 - 1)
+    first = make_env(config_of(), num_envs=1, seed=0)
+    actions = always(1, 8, 1)
+    chex.assert_trees_all_equal(
+        play(last, always(1, 8, 2)).frame[:, 1:], play(first, actions).frame
+    )
+
+
 def test_every_option_reaches_ale(monkeypatch):
     assert ale.rom_ids()  # before ale_py, which registers games of its own
     from ale_py import vector_env
