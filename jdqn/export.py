@@ -12,7 +12,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(
         prog="python -m jdqn.export",
         description="Writes what was trained into a folder: model.safetensors, config.toml, a "
-        "README.md and model.onnx.\nEvery command that takes a RUN takes the folder too.",
+        "README.md and model.onnx.\njdqn.load, python -m jdqn.evaluate and --start-from take "
+        "the folder as they take a run.",
         epilog="example: python -m jdqn.export runs/Breakout-dqn-0-20260101-120000 breakout",
     )
     parser.add_argument("run", metavar="RUN", help="run directory of jdqn.train")

@@ -66,9 +66,13 @@ def with_weights(state: AgentState, weights: dict[str, Any]) -> AgentState:
 
 
 def to_bytes(state: AgentState, about: About, dtype: str) -> bytes:
-    """The file of one seed's state; numbers that are not whole are kept in `dtype`."""
+    """The file of one seed's state; numbers that are not whole are kept in `dtype`.
+
+    Raises:
+      ConfigError: one of them is too large for it.
+    """
     arrays = {
-        name: array.astype(dtype) if array.dtype.kind == "f" else array
+        name: _as_kept(name, array, dtype) if array.dtype.kind == "f" else array
         for name, array in parts.arrays_of(weights_of(state)).items()
     }
     plain = {name: str(value) for name, value in about._asdict().items()}
@@ -82,6 +86,17 @@ def to_bytes(state: AgentState, about: About, dtype: str) -> bytes:
         "sha256": _digest(arrays),
     }
     return safetensors.numpy.save(arrays, metadata)
+
+
+def _as_kept(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
+    with np.errstate(over="ignore"):  # seen below
+        kept = array.astype(dtype)
+    too_large = np.isfinite(array) & ~np.isfinite(kept)
+    if too_large.any():
+        raise ConfigError(
+            f"--dtype {dtype}: {name} has {array[too_large][0]:g}, which it cannot hold"
+        )
+    return kept
 
 
 def read(path: pathlib.Path, like: AgentState) -> tuple[AgentState, About]:

@@ -59,6 +59,14 @@ def test_what_acts_is_read_again(write, state, dtype):
     assert not exported.is_exported(path.parent)
 
 
+def test_what_half_precision_cannot_hold_is_refused(state):
+    about = exported.about(CONFIG, run_id="abc", steps=80, seed=3, evaluations=ROWS)
+    large = state.replace(params=jax.tree.map(lambda x: np.full_like(x, -1e6), state.params))
+    assert exported.to_bytes(large, about, "float32")
+    with pytest.raises(ConfigError, match=r"^--dtype float16: params/.* has -1e\+06, which it can"):
+        exported.to_bytes(large, about, "float16")
+
+
 def rewritten(path, change):
     """Writes the file again with other arrays and metadata."""
     file = path / exported.FILE
