@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from jdqn.runs.episodes import Evaluation
 
 
+# Five minutes, the shortest that any protocol gives a game: cut sooner, scores are no human's.
+FULL_GAME_STEPS = 4_500
+
+
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = Parser(
@@ -63,7 +67,7 @@ def evaluate(run_dir: pathlib.Path, which: str | None, overrides: dict[str, Any]
         weights = ", mean weights" if config.network.noisy != "none" else ""
         sys.stdout.write(
             f"{config.env.name}, {config.agent.name}{by}, seed {fields.seed + i}, after {steps}; "
-            f"{fields.eval_episodes} full games each, "
+            f"{fields.eval_episodes} full {'games each' if fields.eval_episodes > 1 else 'game'}, "
             f"epsilon {config.agent.epsilon_eval:g}{weights}\n"
         )
         for policy in evaluation.policies(config):
@@ -83,6 +87,8 @@ def _line(config: Config, policy: str, result: "Evaluation") -> str:
     from jdqn.runs.scores import human_normalised
 
     normalised = human_normalised(config.env.name, result.return_mean)
+    if config.env.max_episode_steps < FULL_GAME_STEPS:
+        normalised = None
     human = "" if normalised is None else f", human-normalised {100 * normalised:.1f} %"
     several = result.episodes > 1
     error = f" ± {result.return_std_error:.2f} (standard error)" if several else ""

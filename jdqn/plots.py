@@ -47,10 +47,12 @@ def draw(picture: pathlib.Path, runs: dict[str, list[str]]) -> None:
     read = {label: curves.read_curves(run_dirs) for label, run_dirs in runs.items()}
     curves.draw_curves(read, drawn.subplots())
     drawn.savefig(picture, dpi=120)
+    sys.stdout.write("| label | seeds | steps | mean of the last 100 games |\n|---|---|---|---|\n")
     for label, (steps, returns) in read.items():
         mean, half = curves.interval(returns[:, -1])
         band = f" ± {half:.2f}" if len(returns) > 1 else ""
         sys.stdout.write(f"| {label} | {len(returns)} | {steps[-1]:,.0f} | {mean:.2f}{band} |\n")
+    sys.stdout.write(f"written: {picture}\n")
 
 
 def _check_order(picture: str, runs: list[str]) -> None:

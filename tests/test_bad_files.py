@@ -206,7 +206,7 @@ PLOTS = {
     "below a file": (["file/curve.png", "a=good.csv"], ["file/curve.png", "Not a directory"]),
     "long picture": (["n" * 300 + ".png", "a=good.csv"], ["nnn.png", "too long"]),
     "no such run": (["curve.png", "DQN=none.csv"], ["cannot read none.csv", "No such file"]),
-    "run without a table": (["curve.png", "folder"], ["folder/episodes.csv", "No such file"]),
+    "run without a table": (["curve.png", "folder"], ["folder is not a run directory"]),
     "run without episodes": (["curve.png", "fresh"], ["fresh/episodes.csv", "no episode"]),
     "table without episodes": (["curve.png", "header.csv"], ["header.csv", "no episode"]),
     "torn at once": (["curve.png", "torn.csv"], ["torn.csv", "no episode"]),
@@ -238,7 +238,7 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path, capsys, end):
     table.write_text(HEADER + ROWS + end)
     plots.main([str(tmp_path / "curve.png"), f"$\\frac={table}"])
     printed = capsys.readouterr()
-    assert printed.out == "| $\\frac | 1 | 490 | 25.00 |\n"
+    assert "\n| $\\frac | 1 | 490 | 25.00 |\nwritten: " in printed.out
     assert printed.err == f"warning: {table}: its last line is cut off and left out\n"
 
 

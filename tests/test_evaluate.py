@@ -9,6 +9,7 @@ from trained_helpers import write_run
 from jdqn import evaluate
 from jdqn.config import ConfigError
 from jdqn.runs import checkpoint, evaluation
+from jdqn.runs.episodes import Evaluation
 from jdqn.runs.trained import load_run
 
 
@@ -113,3 +114,10 @@ def test_a_step_names_the_checkpoint_written_at_the_tick_that_reached_it(tmp_pat
     else:
         found = checkpoint.find(tmp_path, which, run_id="r", agents_only=True)
         assert found.manifest["steps"] == steps
+
+
+@pytest.mark.parametrize(("limit", "is_shown"), [(27_000, True), (4_500, True), (200, False)])
+def test_scores_of_games_cut_short_are_no_humans(limit, is_shown):
+    result = Evaluation(2, 16.1, 16.0, 0.5, 900.0)
+    line = evaluate._line(tiny("Breakout", env__max_episode_steps=limit), "vote", result)
+    assert ("human-normalised 50.0 %" in line) == is_shown

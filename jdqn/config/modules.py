@@ -112,8 +112,10 @@ def named(field: str) -> Iterator[None]:
 
 def _top(name: str, field: str) -> str:
     """The first part of a module's name, which may be one of the user's."""
-    if not all(part.isidentifier() for part in name.split(".")):
-        raise ConfigError(f'{field}: "{name}" is no name of a Python module')
+    if not all(part.isidentifier() for part in name.split(".")) or name.endswith(".py"):
+        plain = pathlib.PurePath(name.removesuffix(".py")).name
+        hint = f'; did you mean "{plain}"?' if plain.isidentifier() else ""
+        raise ConfigError(f'{field}: "{name}" is no name of a Python module{hint}')
     top = name.partition(".")[0]
     if top in NOT_OF_THE_USER:
         raise ConfigError(f"{field}: {top} is Python's own or jdqn's; name a module of yours")

@@ -1,6 +1,9 @@
 """Environments that misbehave: whatever goes wrong is one sentence that names the environment."""
 
 import contextlib
+import pathlib
+import sysconfig
+import traceback
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,9 @@ from jdqn.records import EnvSpec, Timestep
 if TYPE_CHECKING:
     from jdqn.envs import VectorEnv
 
+# Folders of code that is not the user's: Python's, with what is installed, and jdqn's.
+_OTHERS = {pathlib.Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")}
+_OTHERS |= {pathlib.Path(__file__).parents[1]}
 FLAG = (np.dtype(bool),)
 REWARD = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -46,10 +52,20 @@ def problem(what: str, name: str, copy: int | None = None, num_envs: int = 1) ->
 
 
 def said(error: Exception) -> str:
-    """An exception on one line."""
+    """An exception on one line, with the place in the user's code where it was raised."""
     kind = type(error).__name__
-    text = short(error, 400)
-    return f"{kind}: {text}" if text else kind
+    text = short(error, 300)
+    return (f"{kind}: {text}" if text else kind) + _place(error)
+
+
+def _place(error: Exception) -> str:
+    """` (file.py:31)` of the last line that is the user's own; nothing where none is."""
+    places = [
+        (pathlib.Path(frame.f_code.co_filename), line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    own = [(path, line) for path, line in places if not _OTHERS.intersection(path.parents)]
+    return f" ({own[-1][0].name}:{own[-1][1]})" if own else ""
 
 
 def short(value: Any, characters: int = 100) -> str:

@@ -4,8 +4,10 @@ The adapters show the agent frames and take numbers from 0 on; `gymnasium.make`,
 show raw observations and have actions of their own. This is the one place between the two.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import gymnasium.vector.utils as vector_utils
 import jax
 import numpy as np
 from gymnasium import spaces
@@ -31,18 +33,18 @@ class Interface(NamedTuple):
     def batch(self, observation: Any) -> tuple[Any, bool]:
         """One raw observation, or several, as several; whether it was one.
 
-        Of a Dict or Tuple space several are a list, of any other an array `[B, *raw]`.
+        Of a Dict or Tuple space several are a list, or one of arrays `[B, ...]` as vector
+        environments show them; of any other an array `[B, *raw]`.
 
         Raises:
           ConfigError: it has another shape.
         """
         shape = self.codec.observation_space.shape if self.codec else self.shape
         if shape is None:
-            is_one = not isinstance(observation, list)
-            if not is_one and not observation:
-                raise ConfigError("observation []: expected one, or a list of them")
-            return [observation] if is_one else observation, is_one
+            return self._in_parts(observation)
         array = as_array(observation)
+        if self.affine and array.dtype.kind in "iu" and self.dtype.kind == "f":
+            array = array.astype(self.dtype)  # [0, 0, 0, 0], typed by hand
         if array.shape == shape:
             return array[None], True
         if array.shape[1:] == shape and array.ndim > len(shape) and len(array):
@@ -70,6 +72,19 @@ class Interface(NamedTuple):
             return numbers.astype(np.int64)
         return np.stack([self.codec.decode_action(int(number)) for number in numbers])
 
+    def _in_parts(self, observation: Any) -> tuple[list[Any], bool]:
+        """`batch` of a Dict or Tuple space."""
+        assert self.codec is not None
+        if isinstance(observation, list):
+            if not observation:
+                raise ConfigError("observation []: expected one, or a list of them")
+            return observation, False
+        try:
+            self.codec.encode(observation)
+        except NotOfSpace:
+            return _taken_apart(self.codec.observation_space, observation), False
+        return [observation], True
+
     def _encoded(self, observations: Any) -> np.ndarray:
         assert self.codec is not None
         try:
@@ -90,6 +105,18 @@ class Interface(NamedTuple):
                 "255 as the environment shows them"
             )
         return frames
+
+
+def _taken_apart(space: spaces.Space, observation: Any) -> list[Any]:
+    """The observations in one of arrays `[B, ...]`; what is none is left for `frames` to refuse."""
+    leaf = observation
+    while isinstance(leaf, Mapping | tuple) and leaf:
+        leaf = next(iter(leaf.values())) if isinstance(leaf, Mapping) else leaf[0]
+    try:
+        batched = vector_utils.batch_space(space, len(leaf))
+        return list(vector_utils.iterate(batched, observation)) or [observation]
+    except Exception:  # whatever Gymnasium raises of what is no batch
+        return [observation]
 
 
 def interface(env: Any) -> Interface:

@@ -44,6 +44,14 @@ class Result(NamedTuple):
         """The last evaluation of the first seed."""
         return self.evaluations[0] if self.evaluations else None
 
+    def __repr__(self) -> str:
+        """Without the state, which is pages long."""
+        return (
+            f"Result(run_dir={str(self.run_dir)!r}, steps={self.steps}, episodes={self.episodes}, "
+            f"mean_return={self.mean_return}, evaluations={self.evaluations}, "
+            f"stopped_by={self.stopped_by})"
+        )
+
 
 class Run:
     """One run, of one seed or several: its counters, its directory, its evaluator."""

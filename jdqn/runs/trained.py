@@ -70,11 +70,11 @@ def load_run(
     """
     file = path / "config.toml"
     files.check_is_run(path)
+    recorded = load_config(file=file)
+    config = with_overrides(recorded, **overrides)
     if not exported.is_exported(path) and not checkpoint.store_of(path).folder.is_dir():
         # Refused before a module is imported: it would not be seen that the folder is a run's.
         checkpoint.find(path, which, run_id=None, agents_only=True)
-    recorded = load_config(file=file)
-    config = with_overrides(recorded, **overrides)
     env = make_env(config, num_envs=1)
     between = interface(env)
     guard(env, config.env.name).close()

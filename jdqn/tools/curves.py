@@ -11,6 +11,7 @@ import numpy as np
 import scipy.stats
 
 from jdqn.config import ConfigError
+from jdqn.runs import files
 from jdqn.runs.episodes import RECENT_EPISODES
 
 Paths = Sequence[str | pathlib.Path]
@@ -39,6 +40,8 @@ def read_curves(run_dirs: Paths, *, points: int = 200) -> tuple[np.ndarray, np.n
 
 def _read(path: pathlib.Path) -> list[np.ndarray]:
     """Steps and returns `[episodes, 2]` of each seed of a run."""
+    if path.is_dir() and not (path / "episodes.csv").is_file():
+        files.check_is_run(path)
     path = path / "episodes.csv" if path.is_dir() else path
     rows = list(_rows(path))
     if not rows:

@@ -46,7 +46,8 @@ def test_what_goes_wrong_in_a_module_is_one_sentence(module, source, wanted, exp
     ("name", "expected"),
     [
         ("no_such_module_of_mine", "no module"),
-        ("../mine", "no name of a Python module"),
+        ("../mine", 'no name of a Python module; did you mean "mine"'),
+        ("my_envs.py", 'no name of a Python module; did you mean "my_envs"'),
         ("", "no name of a Python module"),
         ("jax.nothing", "ModuleNotFoundError"),
         ("os", "x\": os is Python's own or jdqn's; name a module of yours"),

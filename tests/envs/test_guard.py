@@ -9,7 +9,7 @@ from helpers import tiny
 from scripted import ScriptedEnv
 
 from jdqn import envs
-from jdqn.envs.guard import EnvError, guard
+from jdqn.envs.guard import EnvError, guard, said
 from jdqn.records import Timestep
 
 EPISODES = [[(1.0, False, False, False)] * 3 + [(0.0, True, False, False)]]
@@ -154,3 +154,17 @@ def test_arrays_on_a_device_stay_there():
     env.reset()
     env.send(None)
     assert isinstance(env.recv().frame, jax.Array)
+
+
+def test_an_exception_names_the_line_of_the_users_own_code():
+    def fails():
+        raise ValueError("my simulator broke")
+
+    with pytest.raises(ValueError) as info:
+        list(map(lambda _: fails(), [0]))
+    line = fails.__code__.co_firstlineno + 1
+    assert said(info.value) == f"ValueError: my simulator broke (test_guard.py:{line})"
+    with pytest.raises(ValueError) as info:
+        np.zeros(3).reshape(2)
+    own = said(info.value.with_traceback(info.value.__traceback__.tb_next))
+    assert own == "ValueError: cannot reshape array of size 3 into shape (2,)"

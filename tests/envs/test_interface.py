@@ -40,6 +40,8 @@ def test_one_observation_and_several_are_told_apart_by_shape():
     assert (one.shape, is_one) == ((1, 3), True)
     several, is_one = VECTORS.batch(np.zeros((5, 3)))
     assert (several.shape, is_one) == ((5, 3), False)
+    whole = interface_of(spaces.Box(-1.0, 1.0, (3,)), TWO)
+    assert whole.frames(whole.batch([0, 1, -1])[0]).dtype == np.float32
     assert CLASSES.batch(1)[1]
     assert not CLASSES.batch([1])[1]
     for wrong in (np.zeros(4), np.zeros((0, 3)), np.zeros((2, 2, 3)), 1.0, [[1], [2, 3]], None):
@@ -77,14 +79,17 @@ def test_observations_in_parts_and_actions_of_several_choices():
     assert is_one
     want = between.codec.encode(one)
     np.testing.assert_array_equal(between.frames(observations), [want])
-    observations, is_one = between.batch([one, one])
-    assert not is_one
-    np.testing.assert_array_equal(between.frames(observations), [want, want])
+    side_by_side = {"speed": np.ones((2, 2), np.float32), "gear": np.array([2, 2])}
+    for several in ([one, one], side_by_side):
+        observations, is_one = between.batch(several)
+        assert not is_one
+        np.testing.assert_array_equal(between.frames(observations), [want, want])
     np.testing.assert_array_equal(between.actions(np.array([0, 5])), [[0, 0], [1, 2]])
     with pytest.raises(ConfigError, match=r"observation \[\]"):
         between.batch([])
-    with pytest.raises(ConfigError, match="observation not of Dict"):
-        between.frames([{"speed": np.ones(2, np.float32)}])
+    for wrong in ({"speed": np.ones(2, np.float32)}, {}, 3, {"speed": 1, "gear": "x"}):
+        with pytest.raises(ConfigError, match="observation not of"):
+            between.frames(between.batch(wrong)[0])
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,12 @@ def test_what_is_wrong_is_one_sentence(cartpole):
             agent.reset(mask)
 
 
+def test_what_the_agent_sees_can_be_looked_at(cartpole):
+    agent = jdqn.load(cartpole)
+    np.testing.assert_array_equal(agent.frames([0, 1, 2, 3]), np.arange(4, dtype=np.float32))
+    assert agent.frames(np.zeros((5, 4))).shape == (5, 4)
+
+
 def test_it_says_what_it_is(cartpole):
     what = "bootstrapped on CartPole-v1, seed 0, 80 steps, mean of 3 heads"
     assert repr(jdqn.load(cartpole, checkpoint=80)) == f"<jdqn agent {what}, from {cartpole}>"

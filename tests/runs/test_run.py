@@ -99,7 +99,10 @@ def test_log_events_say_how_the_run_stands(scripted):
         assert row["episodes"] == len(ended)
         assert row["episode_return"] == pytest.approx(np.mean([e[1] for e in ended]))
         assert row["episode_length"] == pytest.approx(np.mean([e[2] for e in ended]))
-    assert rows[0]["epsilon"] == pytest.approx(1 - 0.9 * (36 - 32) / 100)  # of the last action
+    last = config.agent.epsilon_end
+    assert rows[0]["epsilon"] == pytest.approx(
+        1 - (1 - last) * (36 - 32) / 100
+    )  # of the last action
     assert rows[-1]["epsilon"] == pytest.approx(config.agent.epsilon_end)
     assert result.mean_return == rows[-1]["episode_return"]
 

@@ -177,5 +177,5 @@ def test_a_network_of_ones_own_is_refused(monkeypatch):
 
 def test_without_onnx_the_command_that_installs_it_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
-    with pytest.raises(ConfigError, match=r'pip install "jdqn\[onnx\]", or leave it out with --no'):
+    with pytest.raises(ConfigError, match=r"pip install -e '.\[onnx\]' .* leave it out with --no"):
         onnx_graph.require_onnx()

@@ -1,0 +1,20 @@
+"""`python -m jdqn`: which commands there are."""
+
+COMMANDS = {
+    "train": "trains an agent, or goes on with a run",
+    "evaluate": "full games with a trained agent",
+    "plots": "a picture of learning curves",
+    "export": "a trained agent as a folder to keep or give away",
+    "bench": "speed of each stage, and the floor beside it",
+}
+
+
+def main() -> None:
+    """Prints them."""
+    for name, what in COMMANDS.items():
+        print(f"python -m jdqn.{name:9} {what}")  # noqa: T201
+    print("each with --help; for instance: python -m jdqn.train --env CartPole-v1")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,12 @@
+"""`python -m jdqn` lists the commands."""
+
+import runpy
+
+from test_architecture import DOORS
+
+
+def test_every_command_is_named(capsys):
+    runpy.run_module("jdqn", run_name="__main__")
+    printed = capsys.readouterr().out
+    for door in DOORS:
+        assert f"python -m jdqn.{door} " in printed
