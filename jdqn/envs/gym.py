@@ -23,6 +23,8 @@ RESET = ("observation", "info")
 STEP = ("observation", "reward", "terminated", "truncated", "info")
 # Arguments of `gymnasium.make` that are no environment's own.
 OURS = ("id", "max_episode_steps", "disable_env_checker")
+# They import what `env_id` says, behind the rule of `config.modules`.
+IMPORTERS = ("GymV21Environment-v0", "GymV26Environment-v0")
 
 
 def known() -> list[str]:
@@ -36,6 +38,11 @@ def find(name: str) -> Registered | None:
     Raises:
       ConfigError: the module cannot be imported, or does not register the id.
     """
+    if name in IMPORTERS:
+        raise ConfigError(
+            f'env.name = "{name}": it imports another environment by name; register that one in a '
+            'module of your own, and name it "my_module:Id-v0"'
+        )
     if ":" not in name:
         return gymnasium.registry.get(name)
     module, _, env_id = name.partition(":")

@@ -9,7 +9,7 @@ from envs_helpers import Picture, play, refusal, register
 from gymnasium import spaces
 from helpers import tiny
 
-from jdqn.envs import make_env, says_no_limit
+from jdqn.envs import gym, make_env, says_no_limit
 from jdqn.envs.guard import guard
 
 
@@ -182,3 +182,10 @@ def test_large_images_are_resized_and_that_is_said(monkeypatch):
 
 def test_continuous_actions_of_a_real_environment():
     assert "Discrete actions" in refusal(env="Pendulum-v1")
+
+
+@pytest.mark.parametrize("name", gym.IMPORTERS)
+def test_what_imports_by_name_is_refused(name):
+    assert name in gymnasium.registry
+    kwargs = {"env_id": "os:Nothing-v0"}
+    assert "imports another environment by name" in refusal(env=name, env__kwargs=kwargs)
