@@ -60,10 +60,10 @@ def said(error: Exception) -> str:
 
 def _place(error: Exception) -> str:
     """` (file.py:31)` of the last line that is the user's own; nothing where none is."""
-    places = [
-        (pathlib.Path(frame.f_code.co_filename), line)
-        for frame, line in traceback.walk_tb(error.__traceback__)
-    ]
+    frames = traceback.walk_tb(error.__traceback__)
+    files = [(frame.f_code.co_filename, line) for frame, line in frames]
+    # Code without a file is called `<frozen importlib._bootstrap>` or `<string>`.
+    places = [(pathlib.Path(name), line) for name, line in files if not name.startswith("<")]
     own = [(path, line) for path, line in places if not _OTHERS.intersection(path.parents)]
     return f" ({own[-1][0].name}:{own[-1][1]})" if own else ""
 

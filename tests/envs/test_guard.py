@@ -164,6 +164,13 @@ def test_an_exception_names_the_line_of_the_users_own_code():
         list(map(lambda _: fails(), [0]))
     line = fails.__code__.co_firstlineno + 1
     assert said(info.value) == f"ValueError: my simulator broke (test_guard.py:{line})"
+    made = {}
+    exec(
+        compile("def calls(): raise ValueError('in code without a file')", "<string>", "exec"), made
+    )
+    with pytest.raises(ValueError) as info:
+        made["calls"]()
+    assert said(info.value).startswith("ValueError: in code without a file (test_guard.py:")
     with pytest.raises(ValueError) as info:
         np.zeros(3).reshape(2)
     own = said(info.value.with_traceback(info.value.__traceback__.tb_next))
