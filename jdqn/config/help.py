@@ -57,7 +57,7 @@ def _of_field(dotted: str, config: Config, sources: Mapping[str, str]) -> list[s
     """A line with the value and where it is from, and what the field is and accepts."""
     section, _, field = dotted.partition(".")
     described = type(config.sections[section]).model_fields[field].description
-    value = _as_toml(getattr(config.sections[section], field))
+    value = as_toml(getattr(config.sections[section], field))
     text = f"{described} ({accepted(dotted)})"
     width = min(shutil.get_terminal_size().columns, MOST_COLUMNS) - 1
     wrapped = textwrap.wrap(
@@ -109,7 +109,7 @@ def _limits(schema: Mapping[str, Any]) -> str:
     return "" if above is None else f", {starts}"
 
 
-def _as_toml(value: Any) -> str:
+def as_toml(value: Any) -> str:
     """A value as it may be typed."""
     if value is None:
         return "none"

@@ -1,0 +1,246 @@
+"""Writes docs/reference.md from the source: every command, every field, the Python functions.
+
+python docs/make_reference.py
+
+Commands are found by themselves: each module of the package that has a `main` with options of its
+own. Nothing is trained and nothing is read but the source.
+"""
+
+import argparse
+import ast
+import importlib
+import inspect
+import pathlib
+import textwrap
+import tomllib
+from collections.abc import Callable
+from typing import Any
+
+import jdqn
+from jdqn.__main__ import COMMANDS
+from jdqn.config import Config, Parser
+from jdqn.config.help import accepted, as_toml
+from jdqn.config.layers import config_dir
+
+PACKAGE = pathlib.Path(jdqn.__file__).parent
+PAGE = pathlib.Path(__file__).parent / "reference.md"
+UNITS = {"_steps": "agent steps", "_updates": "updates", "_episodes": "episodes"}
+MORE_UNITS = {
+    "env.frame_skip": "frames",
+    "env.frame_stack": "frames",
+    "env.noop_max": "no-ops",
+    "replay.capacity": "transitions",
+    "replay.batch_size": "transitions",
+    "replay.n_step": "agent steps",
+    "train.steps": "agent steps",
+}
+HEAD = """# Reference
+
+<!-- Written from the source by: python docs/make_reference.py -->
+
+[Commands](#commands), [fields of a configuration](#fields-of-a-configuration), [Python](#python).
+"""
+
+
+class _SeenError(Exception):
+    """Carries the parser of a command that was asked for it."""
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [HEAD, "## Commands\n", *map(_command, doors()), _fields(), _python()]
+    return "\n".join(parts)
+
+
+# --- Commands -----------------------------------------------------------------------------------
+
+
+def doors() -> list[str]:
+    """The modules that are commands, those that `python -m jdqn` names first, in its order."""
+    found = []
+    for path in sorted(PACKAGE.glob("*.py")):
+        names = {node.name for node in _tree(path).body if isinstance(node, ast.FunctionDef)}
+        if "main" in names and path.stem != "__main__":
+            found.append(path.stem)
+    named = [name for name in COMMANDS if name in found]
+    return named + [name for name in found if name not in named]
+
+
+def parser_of(door: str) -> Parser:
+    """The parser of a command, which is stopped when it begins to parse."""
+
+    def seen(self: Parser, argv: list[str] | None = None) -> argparse.Namespace:
+        raise _SeenError(self)
+
+    parse = Parser.parse
+    Parser.parse = seen  # type: ignore[method-assign]
+    try:
+        importlib.import_module(f"jdqn.{door}").main([])
+    except _SeenError as error:
+        return error.args[0]
+    finally:
+        Parser.parse = parse  # type: ignore[method-assign]
+    raise TypeError(f"jdqn.{door}.main parses nothing")
+
+
+def _command(door: str) -> str:
+    """A heading, what it does, its arguments and options, its examples."""
+    parser = parser_of(door)
+    rows = []
+    for action in parser._actions:
+        if action.help == argparse.SUPPRESS or "--help" in action.option_strings:
+            continue
+        name = " ".join(filter(None, [*action.option_strings[:1], _metavar(action)]))
+        rows.append(f"| `{name}` | {_cell(action.help or '')} |")
+    text = " ".join((parser.description or "").split())
+    lines = [f"### {parser.prog}\n", f"{text}\n"]
+    if rows:
+        lines += ["| option | |\n|---|---|", *rows, ""]
+    if parser.explains_fields:
+        lines.append(
+            "Every [field](#fields-of-a-configuration) is an option as well, "
+            "`--SECTION.FIELD VALUE`.\n"
+        )
+    starts = f"  {parser.prog}"
+    epilog = (parser.epilog or "").replace("example: ", "examples:\n  ")
+    examples = [line.strip() for line in epilog.splitlines() if line.startswith(starts)]
+    return "\n".join([*lines, "```sh", *examples, "```", ""] if examples else lines)
+
+
+def _metavar(action: argparse.Action) -> str:
+    if action.nargs == 0:
+        return ""
+    return action.metavar if isinstance(action.metavar, str) else action.dest.upper()
+
+
+# --- Fields -------------------------------------------------------------------------------------
+
+
+def _fields() -> str:
+    """A table for each section."""
+    defaults = tomllib.loads((config_dir() / "agents" / "dqn.toml").read_text(encoding="utf-8"))
+    lines = [
+        "## Fields of a configuration\n",
+        "Defaults are those of [`configs/agents/dqn.toml`](../configs/agents/dqn.toml); an agent's "
+        "file, a preset, a protocol lie\nover them. `python -m jdqn.train --help SECTION` shows "
+        "the values of a run and where each is from.\n",
+    ]
+    for section, info in Config.model_fields.items():
+        model: Any = info.annotation
+        lines.append(f"### `{section}`\n\n{model.__doc__}\n")
+        lines.append("| field | accepts | unit | default | |\n|---|---|---|---|---|")
+        for name, field in model.model_fields.items():
+            dotted = f"{section}.{name}"
+            default = defaults[section][name]
+            value = as_toml(tuple(default) if isinstance(default, list) else default)
+            cells = [accepted(dotted), _unit(dotted), f"`{value}`", field.description or ""]
+            lines.append(f"| `{dotted}` | {' | '.join(map(_cell, cells))} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _unit(dotted: str) -> str:
+    units = [unit for end, unit in UNITS.items() if dotted.endswith(end)]
+    return MORE_UNITS.get(dotted) or "".join(units)
+
+
+# --- Python -------------------------------------------------------------------------------------
+
+
+def _python() -> str:
+    """Functions and classes that are meant to be used."""
+    train = importlib.import_module("jdqn.train").train
+    agent = importlib.import_module("jdqn.runs.player").TrainedAgent
+    result = importlib.import_module("jdqn.runs.run").Result
+    evaluation = importlib.import_module("jdqn.runs.episodes").Evaluation
+    lines = ["## Python\n"]
+    lines += [_function(f"jdqn.{name}", getattr(jdqn, name)) for name in jdqn.__all__]
+    lines += [_function("jdqn.train.train", train), _class("Result", result)]
+    lines.append(_class("Evaluation", evaluation))
+    return "\n".join([*lines, _class("TrainedAgent", agent)])
+
+
+def _class(name: str, described: type) -> str:
+    """A class, its fields and its public methods."""
+    lines = [f"### {name}\n", _doc(described)]
+    source = textwrap.dedent(inspect.getsource(described))
+    tree = ast.parse(source).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    numbers = [node.lineno for node in tree.body if isinstance(node, ast.AnnAssign)]
+    fields = [source.splitlines()[number - 1].strip() for number in numbers]
+    if fields:
+        lines.append("\n".join(["```python", *fields, "```", ""]))
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            found = inspect.getattr_static(described, node.name)
+            is_property = isinstance(found, property)
+            head = [f"#### {name}.{node.name}\n"]
+            lines += [*head, *([] if is_property else [_signature(node)]), _doc(found)]
+    return "\n".join(lines)
+
+
+def _function(name: str, described: Callable[..., Any]) -> str:
+    tree = ast.parse(textwrap.dedent(inspect.getsource(described))).body[0]
+    assert isinstance(tree, ast.FunctionDef)
+    return "\n".join([f"### {name}\n", _signature(tree), _doc(described)])
+
+
+def _signature(node: ast.FunctionDef) -> str:
+    """A function's head as it stands in the source, an argument a line where it is long."""
+    returns = f" -> {ast.unparse(node.returns).strip(chr(39))}" if node.returns else ""
+    node.args.args = [a for a in node.args.args if a.arg != "self"]
+    arguments = ast.unparse(node.args)
+    head = f"def {node.name}({arguments}){returns}: ..."
+    if len(head) > 100:
+        each = "".join(f"    {argument},\n" for argument in _apart(arguments))
+        head = f"def {node.name}(\n{each}){returns}: ..."
+    return f"```python\n{head}\n```\n"
+
+
+def _apart(arguments: str) -> list[str]:
+    """Arguments one by one: at commas that are in no bracket."""
+    found = [""]
+    depth = 0
+    for letter in arguments:
+        depth += (letter in "[(") - (letter in ")]")
+        if letter == "," and not depth:
+            found.append("")
+        else:
+            found[-1] += letter
+    return [argument.strip() for argument in found]
+
+
+def _doc(described: object) -> str:
+    """A docstring as Markdown: what arguments, returns and errors are as lists."""
+    lines = []
+    headings = ("Args:", "Returns:", "Raises:")
+    is_list = False
+    for line in (inspect.getdoc(described) or "").splitlines():
+        if line in headings:
+            is_list = line != "Returns:"
+            lines.append(f"{line}\n")
+        elif line.startswith("  ") and not line.startswith("   ") and is_list:
+            name, _, rest = line.strip().partition(": ")
+            lines.append(f"- `{name}`: {rest}")
+        elif line.startswith("    ") and is_list:
+            lines.append(f"  {line.strip()}")
+        else:
+            lines.append(line.strip())
+    text = "\n".join(lines)
+    return text.replace("``", "`") + "\n"
+
+
+# --- Both ---------------------------------------------------------------------------------------
+
+
+def _tree(path: pathlib.Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _cell(text: str) -> str:
+    """Text for a table."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,87 @@
+"""Draws chain.png and minatar_breakout.png from the tables beside this file.
+
+python results/pictures.py [FOLDER]    writes into FOLDER, by default beside the tables
+"""
+
+import csv
+import pathlib
+import sys
+from collections import defaultdict
+
+import numpy as np
+from matplotlib import figure
+
+from jdqn.tools import curves
+
+HERE = pathlib.Path(__file__).parent
+AGENTS = {
+    "dqn": "DQN",
+    "double": "Double",
+    "prioritized": "prioritised",
+    "n_step": "three-step",
+    "c51": "C51",
+    "rainbow": "Rainbow",
+}
+BEHAVIOURS = {
+    "head": "Bootstrapped, a head for each episode",
+    "head_per_step": "Bootstrapped, a head for each step",
+    "vote": "Bootstrapped, vote",
+    "dqn": "DQN, epsilon-greedy",
+}
+MOST_EPISODES = 2_000  # of a run on the chain
+
+
+def table(name: str) -> list[dict[str, str]]:
+    """The rows of a CSV file of this folder."""
+    with open(HERE / name, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def minatar_breakout() -> figure.Figure:
+    """Mean training return of five seeds of each agent, with 95% bands."""
+    points = defaultdict(lambda: defaultdict(list))
+    for row in table("minatar_breakout_curves.csv"):
+        points[row["agent"]][row["seed"]].append((float(row["steps"]), float(row["return"])))
+    read = {}
+    for agent, label in AGENTS.items():
+        seeds = [np.array(seed) for seed in points[agent].values()]
+        steps = np.linspace(0, min(seed[-1, 0] for seed in seeds), 101)[1:]
+        returns = np.stack([np.interp(steps, seed[:, 0], seed[:, 1]) for seed in seeds])
+        read[label] = (steps, returns)
+    drawn = figure.Figure(**curves.FIGURE)
+    axes = curves.draw_curves(read, drawn.subplots())
+    axes.set_title("MinAtar Breakout, one update every four steps")
+    return drawn
+
+
+def chain() -> figure.Figure:
+    """Episodes until ten optimal ones in a row, a point for each of five seeds."""
+    drawn = figure.Figure(**curves.FIGURE)
+    axes = drawn.subplots()
+    for i, (behaviour, label) in enumerate(BEHAVIOURS.items()):
+        rows = [
+            row for row in table("chain_episodes_to_learn.csv") if row["behaviour"] == behaviour
+        ]
+        place = np.array([float(row["length"]) for row in rows]) + 1.2 * (i - 1.5)
+        learned = np.array([row["episodes_until_ten_optimal"] != "" for row in rows])
+        episodes = [float(row["episodes_until_ten_optimal"] or MOST_EPISODES) for row in rows]
+        height = np.array(episodes)
+        axes.scatter(place[learned], height[learned], color=f"C{i}", label=label, s=25)
+        axes.scatter(place[~learned], height[~learned], color=f"C{i}", marker="x", s=35)
+    axes.axhline(MOST_EPISODES, color="grey", lw=0.8, ls=":")
+    axes.set_yscale("log")
+    axes.set_xlabel("length N of the chain")
+    axes.set_ylabel("episodes until ten optimal in a row (x: not in 2,000)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return drawn
+
+
+def main(folder: pathlib.Path) -> None:
+    """Writes both."""
+    for draw in (chain, minatar_breakout):
+        draw().savefig(folder / f"{draw.__name__}.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else HERE)

@@ -1,0 +1,123 @@
+"""Every command and every script of README and docs runs: shortened, in a folder of their own.
+
+Left out: what needs hardware (`.ci/gpu`), another library (`--peer`), or days (results/README.md).
+What is only looked at, and the picture of the README: `test_docs.py`.
+"""
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+
+import docs_helpers as docs
+import pytest
+
+pytestmark = pytest.mark.slow
+
+PAGES = [page for page in docs.PAGES if page.parent.name != "results" and docs.commands(page)]
+SHORT = {
+    "--steps": "640",
+    "--replay.capacity": "5_000",
+    "--train.learning_starts_steps": "320",
+    "--env.max_episode_steps": "200",
+}
+OWN_AGENTS = docs.files_of(docs.ROOT / "docs" / "own_agents.md")
+# Of the reader's own, on pages that do not say what is in them.
+STAND_INS = {
+    "mine.toml": OWN_AGENTS["mine.toml"],
+    "my_module.py": (
+        "import gymnasium\n"
+        "gymnasium.register('MyEnv-v0', 'gymnasium.envs.classic_control:CartPoleEnv')\n"
+    ),
+}
+# What a script of a page stands beside.
+BEFORE = "import jdqn\nimport numpy as np\nobservation = np.zeros(4, np.float32)\n"
+
+
+def run(folder, *arguments):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(docs.ROOT),
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    }
+    answer = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert answer.returncode == 0, f"{' '.join(arguments)}\n{answer.stdout}\n{answer.stderr}"
+
+
+def with_option(arguments, name, value):
+    """Arguments with an option set to a value, whatever it was."""
+    kept = list(arguments)
+    while name in kept:
+        place = kept.index(name)
+        del kept[place : place + 2]
+    return [*kept, name, value]
+
+
+def shortened(command):
+    """The arguments of a command that takes seconds; None: it is left out."""
+    arguments = command.arguments
+    if "--help" in arguments:
+        return arguments
+    if command.module == "jdqn.evaluate":
+        return with_option(arguments, "--episodes", "1")
+    if command.module not in ("jdqn.train", "jdqn.bench"):
+        return None if any("results/" in argument for argument in arguments) else arguments
+    if "--peer" in arguments:
+        return None
+    if "--resume" in arguments:
+        return with_option(arguments, "--steps", "960")
+    for name, value in SHORT.items():
+        arguments = with_option(arguments, name, value)
+    if command.module == "jdqn.train" and "--train.eval_episodes" not in arguments:
+        arguments = with_option(arguments, "--train.eval_episodes", "1")
+    return with_option(arguments, "--num-seeds", "2") if "--num-seeds" in arguments else arguments
+
+
+def make_runs(folder, page, arguments):
+    """Makes the runs that a command takes, where no command before it has made them."""
+    for before, argument in itertools.pairwise(["", *arguments]):
+        for name in re.findall(r"(?:^|[=,])(runs/[^,]+)", argument):
+            if before == "--run-dir" or (folder / name).exists():
+                continue
+            found = re.fullmatch(r"runs/(.+)-(\w+)-\d+-\d{8}-\d{6}", name)
+            env, agent = found.groups() if found else ("CartPole-v1", "dqn")
+            new = ["--env", env_of(page, env), "--agent", agent, "--run-dir", name]
+            run(folder, "-m", "jdqn.train", *shortened(docs.Command("jdqn.train", new, "")))
+
+
+def env_of(page, in_path):
+    """The environment that a run directory is named after."""
+    for command in docs.commands(page):
+        for before, name in itertools.pairwise(command.arguments):
+            if before == "--env" and re.sub(r"[^\w.-]", "_", name) == in_path:
+                return name
+    return in_path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(docs.ROOT).as_posix())
+def test_what_a_page_says_runs(page, tmp_path):
+    for file, text in {**STAND_INS, **docs.files_of(page)}.items():
+        (tmp_path / file).write_text(text, encoding="utf-8")
+    seen = set()
+    for command in docs.commands(page):
+        arguments = shortened(command)
+        if arguments is None or command.line in seen:  # of a loop the first round
+            continue
+        seen.add(command.line)
+        make_runs(tmp_path, page, arguments)
+        run(tmp_path, "-m", command.module, *arguments)
+    for block in docs.blocks(page, "python"):
+        if block.file is None:
+            script = tmp_path / f"line_{block.line}.py"
+            text = block.text.replace("20_000", "1_200")
+            script.write_text(BEFORE + text, encoding="utf-8")
+            run(tmp_path, script.name)
