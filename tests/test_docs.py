@@ -239,6 +239,7 @@ def test_the_readmes_picture_is_drawn_by_its_command(tmp_path, monkeypatch, caps
     assert "written: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_other_pictures_are_drawn_by_their_script(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "results")
     importlib.import_module("pictures").main(tmp_path)
