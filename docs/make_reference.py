@@ -175,39 +175,23 @@ def _class(name: str, described: type) -> str:
             found = inspect.getattr_static(described, node.name)
             is_property = isinstance(found, property)
             head = [f"#### {name}.{node.name}\n"]
-            lines += [*head, *([] if is_property else [_signature(node)]), _doc(found)]
+            lines += [*head, *([] if is_property else [_signature(node, source)]), _doc(found)]
     return "\n".join(lines)
 
 
 def _function(name: str, described: Callable[..., Any]) -> str:
-    tree = ast.parse(textwrap.dedent(inspect.getsource(described))).body[0]
+    source = textwrap.dedent(inspect.getsource(described))
+    tree = ast.parse(source).body[0]
     assert isinstance(tree, ast.FunctionDef)
-    return "\n".join([f"### {name}\n", _signature(tree), _doc(described)])
+    return "\n".join([f"### {name}\n", _signature(tree, source), _doc(described)])
 
 
-def _signature(node: ast.FunctionDef) -> str:
-    """A function's head as it stands in the source, an argument a line where it is long."""
-    returns = f" -> {ast.unparse(node.returns).strip(chr(39))}" if node.returns else ""
-    node.args.args = [a for a in node.args.args if a.arg != "self"]
-    arguments = ast.unparse(node.args)
-    head = f"def {node.name}({arguments}){returns}: ..."
-    if len(head) > 100:
-        each = "".join(f"    {argument},\n" for argument in _apart(arguments))
-        head = f"def {node.name}(\n{each}){returns}: ..."
-    return f"```python\n{head}\n```\n"
-
-
-def _apart(arguments: str) -> list[str]:
-    """Arguments one by one: at commas that are in no bracket."""
-    found = [""]
-    depth = 0
-    for letter in arguments:
-        depth += (letter in "[(") - (letter in ")]")
-        if letter == "," and not depth:
-            found.append("")
-        else:
-            found[-1] += letter
-    return [argument.strip() for argument in found]
+def _signature(node: ast.FunctionDef, source: str) -> str:
+    """A function's head as it stands in the source."""
+    head = "\n".join(source.splitlines()[node.lineno - 1 : node.body[0].lineno - 1])
+    head = textwrap.dedent(head).replace("(self, ", "(").replace("(self)", "()")
+    head = head.replace("(\n    self,\n", "(\n")
+    return f"```python\n{head} ...\n```\n"
 
 
 def _doc(described: object) -> str:
