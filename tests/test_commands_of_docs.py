@@ -16,11 +16,16 @@ import pytest
 pytestmark = pytest.mark.slow
 
 PAGES = [page for page in docs.PAGES if page.parent.name != "results" and docs.commands(page)]
-SHORT = {
+SHORT_RUN = {
     "--steps": "640",
     "--replay.capacity": "5_000",
     "--train.learning_starts_steps": "320",
     "--env.max_episode_steps": "200",
+}
+SHORT = {
+    "jdqn.train": SHORT_RUN,
+    "jdqn.bench": SHORT_RUN,
+    "jdqn.evaluate": {"--episodes": "1"},
 }
 OWN_AGENTS = docs.files_of(docs.ROOT / "docs" / "own_agents.md")
 # Of the reader's own, on pages that do not say what is in them.
@@ -67,15 +72,11 @@ def shortened(command):
     arguments = command.arguments
     if "--help" in arguments:
         return arguments
-    if command.module == "jdqn.evaluate":
-        return with_option(arguments, "--episodes", "1")
-    if command.module not in ("jdqn.train", "jdqn.bench"):
-        return None if any("results/" in argument for argument in arguments) else arguments
-    if "--peer" in arguments:
+    if "--peer" in arguments or any("results/" in argument for argument in arguments):
         return None
     if "--resume" in arguments:
         return with_option(arguments, "--steps", "960")
-    for name, value in SHORT.items():
+    for name, value in SHORT.get(command.module, {}).items():
         arguments = with_option(arguments, name, value)
     if command.module == "jdqn.train" and "--train.eval_episodes" not in arguments:
         arguments = with_option(arguments, "--train.eval_episodes", "1")

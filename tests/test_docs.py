@@ -61,7 +61,7 @@ def test_every_command_means_a_configuration(page, parsed, tmp_path, monkeypatch
             continue
         try:
             arguments = parsed(command)
-            if hasattr(arguments, "env") and not getattr(arguments, "resume", None):
+            if hasattr(arguments, "config") and not getattr(arguments, "resume", None):
                 from_options(arguments)
         except (SystemExit, ValueError) as error:
             said = capsys.readouterr().err
