@@ -24,6 +24,9 @@ def train(
     command: str = "",
     resumes: bool = False,
     start_from: str | pathlib.Path | None = None,
+    on_log: Callable[[dict[str, Any]], Any] | None = None,
+    on_evaluation: Callable[[dict[str, Any]], Any] | None = None,
+    quiet: bool = False,
 ) -> "Result":
     """Trains an agent and writes a run directory.
 
@@ -39,6 +42,13 @@ def train(
         that may change, see `runs.resume.CHANGEABLE`.
       start_from: a run directory or a folder of `jdqn.export`, whose parameters a new run begins
         with; all else is new.
+      on_log: called at the end of a log period with the row of `metrics.jsonl`, a dict; of several
+        seeds once for each. Figures that are not known yet are None or missing. Where it returns
+        True the run stops as it would after Ctrl-C: a checkpoint, no last evaluation, and it can
+        go on. Where it raises, the exception comes out of `train` after the checkpoint. Nothing it
+        does changes what is learned, and its time does not count as training's.
+      on_evaluation: the same, called after an evaluation with the row of `evaluations.csv`.
+      quiet: says warnings alone, on stderr.
 
     Returns:
       Where the run lies and how it ended.
@@ -46,9 +56,12 @@ def train(
     Raises:
       ConfigError: before anything is written.
       RunError: the run could not go on; what could be saved has been, and the sentence says so.
+      Exception: what `on_log` or `on_evaluation` has raised.
     """
-    _announce(config, run_dir if resumes else None)
+    if not quiet:
+        _announce(config, run_dir if resumes else None)
     from jdqn import envs, loops
+    from jdqn.runs.hooks import Hooks
 
     make_env = make_env or envs.make_env
     return loops.train(
@@ -58,6 +71,8 @@ def train(
         command=command,
         resumes=resumes,
         start_from=start_from,
+        hooks=Hooks(on_log, on_evaluation),
+        quiet=quiet,
     )
 
 
@@ -102,6 +117,9 @@ def main(argv: list[str] | None = None) -> None:
         metavar="RUN",
         help="begin with the parameters of a run or an exported folder, all else new",
     )
+    parser.add_argument(
+        "--quiet", action="store_true", help="print warnings and errors alone, on stderr"
+    )
     add_options(parser)
     arguments = parser.parse(argv)
     given = sys.argv[1:] if argv is None else argv
@@ -116,6 +134,7 @@ def main(argv: list[str] | None = None) -> None:
             command=command,
             resumes=resumes,
             start_from=arguments.start_from,
+            quiet=arguments.quiet,
         )
         return 128 + result.stopped_by if result.stopped_by else 0
 

@@ -10,6 +10,7 @@ from jdqn.config import Config, ConfigError
 from jdqn.loops import fused, host, shared
 from jdqn.runs import checkpoint, directory, evaluation, files, progress, resume, stopping
 from jdqn.runs import start_from as start_from_
+from jdqn.runs.hooks import Hooks
 from jdqn.runs.run import Result, Run, title
 
 __all__ = ["train"]
@@ -24,6 +25,8 @@ def train(
     on_host: bool = False,
     resumes: bool = False,
     start_from: str | pathlib.Path | None = None,
+    hooks: Hooks | None = None,
+    quiet: bool = False,
 ) -> Result:
     """Trains in the loop that fits the environment; see `jdqn.train.train`.
 
@@ -35,6 +38,8 @@ def train(
       on_host: takes the host loop for an environment written in JAX too.
       resumes: goes on with the run in `run_dir`.
       start_from: a run or an exported folder whose parameters a new run begins with.
+      hooks: functions of the user's that the run calls.
+      quiet: says warnings alone.
 
     Raises:
       ConfigError: before anything is written.
@@ -56,7 +61,7 @@ def train(
                 started = start_from_.prepare(start_from, config, make_env)
         begin = fused.begin if in_jax else functools.partial(host.begin, make_env, stack)
         try:
-            with progress.shown("making environments and the replay", stop):
+            with progress.shown("making environments and the replay", stop, quiet=quiet):
                 begun = begin(config, resumed, started, stop)
         except stopping.Interrupted:
             raise shared.interrupted(stop, "nothing was begun") from None
@@ -64,7 +69,7 @@ def train(
             path = directory.make_run_dir(path, config)
             stack.enter_context(files.lock(path))
         evaluate = evaluation.make_evaluator(config, begun.agent, make_env, stop)
-        run = _run(config, begun, resumed, started, evaluate, stop, path, command)
+        run = _run(config, begun, resumed, started, evaluate, stop, path, command, hooks, quiet)
         stack.enter_context(contextlib.closing(run))
         turns = begun.turns(
             stop=stop,
@@ -100,6 +105,8 @@ def _run(
     stop: stopping.Stop,
     path: pathlib.Path,
     command: str,
+    hooks: Hooks | None,
+    quiet: bool,
 ) -> Run:
     """What stands beside a loop, with the files of its directory."""
     manifest = resumed.found.manifest if resumed else {}
@@ -121,6 +128,8 @@ def _run(
         stop,
         title(config, begun.replay, path, steps or 0),
         from_python=not command,
+        hooks=hooks,
+        quiet=quiet,
         counted=resumed.counters if resumed else None,
         held_out=begun.held_out,
     )

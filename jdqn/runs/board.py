@@ -1,4 +1,4 @@
-"""Figures for TensorBoard, written by this thread.
+"""Figures for TensorBoard, in groups, written by this thread.
 
 A writer with a thread of its own would wait for a full disk, and the run for it.
 """
@@ -15,6 +15,34 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
 from jdqn.runs.files import LogFile
+
+# What TensorBoard shows side by side: a group and a name for each figure of metrics.jsonl.
+GROUPS = {
+    "episode_return": "episode/return",
+    "episode_length": "episode/length",
+    "episodes": "episode/count",
+    "loss": "loss/loss",
+    "gradient_norm": "loss/gradient_norm",
+    "q_mean": "value/q_mean",
+    "q_heldout": "value/q_heldout",
+    "value": "value/state_value",
+    "advantage": "value/advantage",
+    "q_spread": "heads/q_spread",
+    "disagreement": "heads/disagreement",
+    "epsilon": "exploration/epsilon",
+    "priority_mean": "replay/priority_mean",
+    "priority_max": "replay/priority_max",
+    "importance_weight_mean": "replay/importance_weight_mean",
+    "importance_exponent": "replay/importance_exponent",
+    "steps_per_second": "speed/steps_per_second",
+    "seconds": "speed/seconds",
+    "updates": "speed/updates",
+}
+
+
+def grouped(name: str) -> str:
+    """What a figure is called on TensorBoard; one with a group in its name keeps it."""
+    return GROUPS.get(name) or (name if "/" in name else f"other/{name}")
 
 
 class Board:

@@ -20,7 +20,7 @@ from typing import Any
 
 from jdqn import __version__
 from jdqn.config import RECORDS, Config, ConfigError, to_toml
-from jdqn.runs.board import Board
+from jdqn.runs import board
 from jdqn.runs.episodes import Episode, Evaluation
 from jdqn.runs.files import LogFile, sync_folder, write_whole
 
@@ -114,7 +114,7 @@ class RunDirectory:
         self.run_id: str = record["versions"]["run"]
         # What was logged at that step stays.
         purge_steps = None if resumed_steps is None else resumed_steps + 1
-        self._board = Board(path, purge_steps)
+        self._board = board.Board(path, purge_steps)
 
     def _suffix(self, seed: float | int | None) -> str:
         """What tells the curves of several seeds apart."""
@@ -127,10 +127,9 @@ class RunDirectory:
           OSError: it cannot be written now; the lines are kept, and tried again.
         """
         for row in rows:
-            finite = {k: v if v is None or math.isfinite(v) else None for k, v in row.items()}
-            self._logs["metrics.jsonl"].append(json.dumps({"steps": steps, **finite}) + "\n")
+            self._logs["metrics.jsonl"].append(json.dumps(log_row(steps, row)) + "\n")
         drawn = {
-            k + self._suffix(row.get("seed")): v
+            board.grouped(k) + self._suffix(row.get("seed")): v
             for row in rows
             for k, v in row.items()
             if v is not None and k != "seed" and math.isfinite(v)
@@ -147,12 +146,14 @@ class RunDirectory:
 
     def evaluation(self, steps: int, seed: int, policy: str, result: Evaluation) -> None:
         """One row of evaluations.csv. Raises OSError as `log`."""
-        self._logs["evaluations.csv"].append(_csv([[steps, seed, policy, *result]]))
-        name = f"evaluation/{policy}{self._suffix(seed)}"
+        row = evaluation_row(steps, seed, policy, result)
+        self._logs["evaluations.csv"].append(_csv([row.values()]))
+        drawn = {k: v for k, v in result._asdict().items() if k != "episodes"}
         try:
             self.flush()
         finally:
-            self._board.add({name: result.return_mean}, steps)
+            named = {f"evaluation/{k}{self._suffix(seed)}": v for k, v in drawn.items()}
+            self._board.add(named, steps)
 
     def flush(self) -> None:
         """Writes what is pending. Raises OSError."""
@@ -169,6 +170,17 @@ class RunDirectory:
             stack.callback(self._board.close)
             for log in self._logs.values():
                 stack.callback(log.close)
+
+
+def log_row(steps: int, row: Mapping[str, float | int | None]) -> dict[str, float | int | None]:
+    """A line of metrics.jsonl: JSON has no NaN."""
+    finite = {k: v if v is None or math.isfinite(v) else None for k, v in row.items()}
+    return {"steps": steps, **finite}
+
+
+def evaluation_row(steps: int, seed: int, policy: str, result: Evaluation) -> dict[str, Any]:
+    """A row of evaluations.csv."""
+    return {"steps": steps, "seed": seed, "policy": policy, **result._asdict()}
 
 
 def _open(path: pathlib.Path, name: str, lengths: Mapping[str, int]) -> LogFile:

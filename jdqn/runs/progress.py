@@ -1,4 +1,7 @@
-"""What a run shows while it goes on: one live line on a terminal, plain lines elsewhere."""
+"""What a run shows while it goes on: one live line on a terminal or in a notebook, else lines.
+
+A run that is quiet says warnings alone, and how it was stopped, on standard error.
+"""
 
 import contextlib
 import datetime
@@ -7,6 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import rich.console
 import rich.live
@@ -18,6 +22,8 @@ from jdqn.runs.episodes import Standing
 SPARKS = "▁▂▃▄▅▆▇█"
 REFRESHES_PER_SECOND = 5
 EVALUATION_SECONDS = 30.0  # between lines of an evaluation where there is no terminal
+NOTEBOOK_COLUMNS = 100
+WARNING = "warning: "  # how warnings begin
 MOST_STEPS = 2_000_000_000  # of a run
 NEWEST = 0.3  # weight of the newest speed in that by which the time left is told
 
@@ -29,7 +35,8 @@ class _Console(rich.console.Console):
     """Standard output; a reader that went away asks the run to stop."""
 
     def __init__(self, stop: stopping.Stop, *, stderr: bool = False):
-        super().__init__(stderr=stderr)
+        # Of a notebook rich would make a picture in HTML of every line.
+        super().__init__(stderr=stderr, force_jupyter=False)
         self._stop = stop
 
     def on_broken_pipe(self) -> None:
@@ -44,19 +51,29 @@ class _Console(rich.console.Console):
 
 
 class Line:
-    """A line that stays below what is said, where there is a terminal; nothing elsewhere."""
+    """A line that stays below what is said, where there is a terminal; nothing elsewhere.
 
-    def __init__(self, stop: stopping.Stop, *, stderr: bool = False):
-        self._console = _Console(stop, stderr=stderr)
+    In a notebook it stays where it first was, and is written again in place.
+    """
+
+    def __init__(self, stop: stopping.Stop, *, stderr: bool = False, quiet: bool = False):
+        self._quiet = quiet
+        self._console = _Console(stop, stderr=stderr or quiet)
         self._live: rich.live.Live | None = None
+        self._notebook: Notebook | None = None
         self._parts: Callable[[], Parts] = tuple
         self._evaluation_said_at: float | None = None
 
     def show(self, parts: Callable[[], Parts]) -> None:
-        """Shows from now on what a function returns, asked again and again by another thread."""
+        """Shows from now on what a function returns, asked again and again."""
         self._parts = parts
         is_dumb = self._console.is_dumb_terminal  # cannot write a line again
-        if self._live is None and self._console.is_terminal and not is_dumb:
+        if self._quiet:
+            return
+        if is_of_notebook(self._console.file):
+            self._notebook = self._notebook or Notebook()
+            self._refresh()
+        elif self._live is None and self._console.is_terminal and not is_dumb:
             self._live = rich.live.Live(
                 console=self._console,
                 get_renderable=self._render,
@@ -64,6 +81,15 @@ class Line:
                 transient=True,
             )
             self._live.start()
+
+    @property
+    def _is_live(self) -> bool:
+        return self._live is not None or self._notebook is not None
+
+    def _refresh(self) -> None:
+        """Shows the line of a notebook again: no thread does."""
+        if self._notebook is not None:
+            self._notebook.show(lambda: fitted(self._parts(), NOTEBOOK_COLUMNS))
 
     def _render(self) -> rich.text.Text:
         # A full last column makes some terminals wrap.
@@ -81,12 +107,17 @@ class Line:
         now = time.monotonic()
         if self._evaluation_said_at is None:
             self._evaluation_said_at = now
-        if self._live is None and now - self._evaluation_said_at > EVALUATION_SECONDS:
+        if not self._is_live and now - self._evaluation_said_at > EVALUATION_SECONDS:
             self._evaluation_said_at = now
             self.say(evaluation_line(standing))
 
-    def say(self, text: str) -> None:
-        """Prints a line, above the live one where there is one; on stderr where stdout is gone."""
+    def say(self, text: str, *, always: bool = False) -> None:
+        """Prints a line, above the live one where there is one; on stderr where stdout is gone.
+
+        Where it is quiet, warnings and what is `always` to be said alone.
+        """
+        if self._quiet and not always and not text.startswith(WARNING):
+            return
         if not self._console.quiet:
             try:
                 self._console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -101,12 +132,44 @@ class Line:
         if self._live is not None:
             self._live.stop()
             self._live = None
+        if self._notebook is not None:
+            self._notebook.shown_at = None
+            self._refresh()
+            self._notebook = None
+
+
+class Notebook:
+    """A line of a notebook, stored once however often it is written again."""
+
+    def __init__(self) -> None:
+        self.shown_at: float | None = None
+        self._handle: Any = None
+
+    def show(self, line: Callable[[], str]) -> None:
+        """Shows what a function returns, not too often."""
+        from IPython.display import display
+
+        now = time.monotonic()
+        if self.shown_at is not None and now - self.shown_at < 1 / REFRESHES_PER_SECOND:
+            return
+        self.shown_at = now
+        data = {"text/plain": line()}
+        if self._handle is None:
+            self._handle = display(data, raw=True, display_id=True)
+        else:
+            self._handle.update(data, raw=True)
+
+
+def is_of_notebook(stream: Any) -> bool:
+    """Whether what is written to a stream is shown in a notebook."""
+    return type(stream).__module__.partition(".")[0] == "ipykernel"
 
 
 @contextlib.contextmanager
-def shown(text: str, stop: stopping.Stop) -> Iterator[None]:
-    """Shows on a terminal what is being done, until it is."""
-    with contextlib.closing(Line(stop)) as line:
+def shown(text: str, stop: stopping.Stop, *, quiet: bool = False) -> Iterator[None]:
+    """Shows on a terminal what is being done, until it is; in a notebook it would stay."""
+    quiet = quiet or is_of_notebook(sys.stdout)
+    with contextlib.closing(Line(stop, quiet=quiet)) as line:
         line.show(lambda: ((0, text),))
         yield
 
@@ -121,9 +184,11 @@ class Progress(Line):
         learning_starts_steps: int,
         total_steps: int,
         stop: stopping.Stop,
+        *,
+        quiet: bool = False,
     ):
         """A run at `steps`, about to compile."""
-        super().__init__(stop)
+        super().__init__(stop, quiet=quiet)
         self._steps = steps
         self._logged_steps = steps
         self._learning_starts_steps = learning_starts_steps
@@ -138,6 +203,7 @@ class Progress(Line):
     def reach(self, steps: int) -> None:
         """Shows how many steps are done, and says when something else begins."""
         self._steps = steps
+        self._refresh()
         if steps >= self._learning_starts_steps:
             self._enter("learning")
             return
@@ -151,7 +217,7 @@ class Progress(Line):
         self._stage = stage
         self._rate = None  # of another stage
         self.show(self._run_parts)
-        if sentence or self._live is None:
+        if sentence or not self._is_live:
             self.say(sentence or stage)
 
     def update(self, steps: int, values: Mapping[str, float | int | None]) -> None:
@@ -166,7 +232,8 @@ class Progress(Line):
             self._learning_rate = (1 - NEWEST) * before + NEWEST * self._rate
         if (mean := values.get("episode_return")) is not None:
             self._returns.append(mean)
-        if self._live is None:
+        self._refresh()
+        if not self._is_live:
             self.say(
                 f"steps {steps:,}  {self._fraction():.0%}  episodes "
                 f"{_shown(values.get('episodes'), ',.0f')}  return {_shown(mean, '.2f')}  "
@@ -201,6 +268,12 @@ class Progress(Line):
             (4, "" if self._rate is None else f"  {self._rate:5,.0f} steps/s"),
             (1, f"  left {duration(self._seconds_left())}"),
         )
+
+
+def mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The mean over seeds of each figure that every seed has."""
+    shared = [k for k in rows[0] if all(row.get(k) is not None for row in rows)]
+    return {k: sum(row[k] for row in rows) / len(rows) for k in shared}
 
 
 def fitted(parts: Parts, columns: int) -> str:

@@ -15,10 +15,11 @@ from jdqn.config import Config, RunError
 from jdqn.envs import EnvError
 from jdqn.records import Timestep
 from jdqn.replay import Replay
-from jdqn.runs import counters, episodes, evaluation, progress, stopping
+from jdqn.runs import counters, directory, episodes, evaluation, progress, stopping
 from jdqn.runs.checkpoint import Checkpoints, Position
 from jdqn.runs.directory import RunDirectory
 from jdqn.runs.episodes import Evaluation
+from jdqn.runs.hooks import Hooks
 
 # One for each seed.
 States = Sequence[learning.AgentState]
@@ -37,7 +38,7 @@ class Result(NamedTuple):
     mean_return: float | None  # of the last 100 training episodes, mean over seeds
     evaluations: tuple[Evaluation, ...]  # the last one of each seed
     state: learning.AgentState  # leaves [num_seeds, ...] where there are several
-    stopped_by: int  # the signal that ended the run early; 0: none
+    stopped_by: int  # what ended the run early: a signal, or `stopping.ON_LOG`; 0: nothing
 
     @property
     def evaluation(self) -> Evaluation | None:
@@ -67,6 +68,8 @@ class Run:
         title: str,
         *,
         from_python: bool = False,
+        hooks: Hooks | None = None,
+        quiet: bool = False,
         counted: counters.Counters | None = None,
         held_out: Sequence[jax.Array] = (),
     ):
@@ -81,6 +84,7 @@ class Run:
         self._checkpoints = checkpoints
         self._stop = stop
         self._from_python = from_python
+        self._hooks = hooks or Hooks()
         self._held_out = held_out  # what each seed's diagnostics are taken on
         self._saved_steps = self.counters.steps if counted else None
         self._tried_steps = self._saved_steps  # at the last attempt to save
@@ -88,7 +92,9 @@ class Run:
         self._logged_at = time.monotonic()
         self._first_tick_at: float | None = None
         learns = self.counters.empty_replay_steps + fields.learning_starts_steps
-        self._progress = progress.Progress(title, self.counters.steps, learns, fields.steps, stop)
+        self._progress = progress.Progress(
+            title, self.counters.steps, learns, fields.steps, stop, quiet=quiet
+        )
 
     # --- What the loop tells ---------------------------------------------------------------------
 
@@ -133,6 +139,7 @@ class Run:
 
         Raises:
           RunError: as `report`.
+          Exception: what a hook has raised.
         """
         steps = self.counters.steps
         if self.counters.logged_steps < steps and not self._stop:  # else it goes on here
@@ -147,9 +154,12 @@ class Run:
         if self._stop:
             name = stopping.name_of(self._stop.reason)
             how = self.how_to_go_on() if saved else self.what_is_kept()
-            self._progress.say(f"stopped by {name} at {steps:,} steps; {how}")
+            sentence = f"stopped by {name} at {steps:,} steps; {how}"
+            self._progress.say(sentence, always=self._stop.reason > 0)
         elif not saved:
             raise RunError(f"the end of the run could not be saved; {self.what_is_kept()}")
+        if self._hooks.error:
+            raise self._hooks.error
         self._say_what_was_reached()
         counted = self.counters
         returns = [episodes.mean_return(of_seed) for of_seed in counted.episodes]
@@ -227,10 +237,12 @@ class Run:
             row["seconds"] = now - self._started
             rows.append(row)
         self._or_say("the log", self._directory.log, steps, *rows)
-        self._progress.update(steps, _mean_row(rows))
+        self._progress.update(steps, progress.mean_row(rows))
         self._logged_at = now
         self.counters = self.counters._replace(logged_steps=steps)
         self._check_finite(states)
+        told = (directory.log_row(steps, row) for row in rows)
+        self._logged_at += self._hooks.tell(stopping.ON_LOG, told, self._stop)
 
     def _figures(self, i: int, values: dict[str, Any]) -> dict[str, Any]:
         """What a log event says of a seed, wall-clock apart."""
@@ -299,6 +311,9 @@ class Run:
                 f"mean {result.return_mean:.2f}{spread}, median {result.return_median:.2f}"
             )
         self._keep_if_best(states, position)
+        pairs = zip(self._seeds, results, strict=True)
+        told = (directory.evaluation_row(steps, seed, policy, one) for seed, one in pairs)
+        self._hooks.tell(stopping.ON_EVALUATION, told, self._stop)
         self._logged_at += time.monotonic() - began
 
     def _keep_if_best(self, states: States, position: Position) -> None:
@@ -376,12 +391,6 @@ def title(config: Config, replay: Replay, path: pathlib.Path, steps: int) -> str
         f"{replay.num_bytes * fields.num_seeds / 1e9:.2f} GB on "
         f"{jax.devices()[0].device_kind}\nwriting {path}"
     )
-
-
-def _mean_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The mean over seeds of each figure that every seed has."""
-    shared = [k for k in rows[0] if all(row.get(k) is not None for row in rows)]
-    return {k: sum(row[k] for row in rows) / len(rows) for k in shared}
 
 
 def _joined(states: States) -> Any:

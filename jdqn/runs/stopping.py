@@ -25,6 +25,10 @@ SIGNALS = [
 ]
 # Of the process that reads what is printed; number 13 wherever there is such a signal.
 BROKEN_PIPE = 13
+# A function of the user's that returned True or raised; no signals.
+ON_LOG = -1
+ON_EVALUATION = -2
+NAMES = {BROKEN_PIPE: "SIGPIPE", ON_LOG: "on_log", ON_EVALUATION: "on_evaluation"}
 POLL_SECONDS = 0.1
 SAME_SECONDS = 1.0
 # Sent once more, some time later, by the shell of a terminal that closes.
@@ -40,14 +44,14 @@ class Stop:
     """Why a run is to stop; false while it is not."""
 
     def __init__(self) -> None:
-        self.reasons: list[int] = []  # signals, the first counts
+        self.reasons: list[int] = []  # signals or functions of the user's, the first counts
 
     def __bool__(self) -> bool:
         return bool(self.reasons)
 
     @property
     def reason(self) -> int:
-        """The signal; 0: none."""
+        """The signal, or the function of the user's; 0: none."""
         return self.reasons[0] if self.reasons else 0
 
     def check(self) -> None:
@@ -193,8 +197,8 @@ def silence_if_full(stream: TextIO) -> None:
 
 
 def name_of(number: int) -> str:
-    """What a signal is called."""
-    return "SIGPIPE" if number == BROKEN_PIPE else signal.Signals(number).name
+    """What a signal, or another reason to stop, is called."""
+    return NAMES.get(number) or signal.Signals(number).name
 
 
 def silence(stream: IO[str]) -> None:

@@ -10,6 +10,7 @@ from learning_helpers import QUICKER, assert_finite
 
 from jdqn import config as config_lib
 from jdqn import train
+from jdqn.runs import board
 
 
 @pytest.fixture
@@ -59,6 +60,8 @@ def test_every_agent_trains(tmp_path, agent):
     assert any(name.startswith("signal_to_noise/") for name in rows[-1]) == (
         config.network.noisy != "none"
     )
+    figures = rows[-1].keys() - {"steps"}
+    assert {f for f in figures if board.grouped(f).startswith("other/")} == set()
     assert ("disagreement" in rows[-1]) == (config.network.heads > 1)
     assert_finite(result.state.params)
 

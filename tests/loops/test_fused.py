@@ -20,10 +20,18 @@ CARTPOLE = "gymnax/CartPole-v1"
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory):
+def told():
+    """What the functions of `many` were told."""
+    return {"log": [], "evaluation": []}
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory, told):
     """A run of the seeds 5, 6 and 7."""
     config = tiny(CARTPOLE, train__seed=5, train__num_seeds=3)
-    return train(config, run_dir=tmp_path_factory.mktemp("many") / "run")
+    path = tmp_path_factory.mktemp("many") / "run"
+    hooks = {f"on_{name}": rows.append for name, rows in told.items()}
+    return train(config, run_dir=path, **hooks)
 
 
 @pytest.fixture
@@ -40,6 +48,11 @@ def test_seed_i_of_many_is_a_run_of_its_own(tmp_path, many):
     assert len(metrics(tmp_path / "alone")) == 5
     assert many.evaluations[1] == alone.evaluation
     assert {row["seed"] for row in table(many.run_dir / "episodes.csv")} == {"5", "6", "7"}
+
+
+def test_functions_are_told_of_every_seed(many, told):
+    assert told["log"] == log(many.run_dir)
+    assert [row["seed"] for row in told["evaluation"]] == [5, 6, 7] * 2
 
 
 def test_a_saved_run_of_many_seeds_evaluates_each(many, capsys):

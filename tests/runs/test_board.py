@@ -8,7 +8,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
-from jdqn.runs.board import Board
+from jdqn.runs.board import GROUPS, Board, grouped
 
 
 def events(path):
@@ -33,6 +33,23 @@ def scalars(folder):
         for event in events(path)
         for value in event.summary.value
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "want"),
+    [
+        ("episode_return", "episode/return"),
+        ("signal_to_noise/torso", "signal_to_noise/torso"),
+        ("of_ones_own", "other/of_ones_own"),
+    ],
+)
+def test_every_figure_has_a_group(name, want):
+    assert grouped(name) == want
+
+
+def test_no_two_figures_share_a_name():
+    assert len(set(GROUPS.values())) == len(GROUPS)
+    assert {name.count("/") for name in GROUPS.values()} == {1}
 
 
 def test_figures_can_be_read_as_soon_as_they_are_written(tmp_path):

@@ -78,10 +78,10 @@ def test_tensorboard_tells_several_seeds_apart(tmp_path, num_seeds, suffix):
     write(tmp_path, tiny("gymnax/CartPole-v1", train__num_seeds=num_seeds))
     (events,) = tmp_path.glob("events.out.tfevents*")
     written = events.read_bytes()
-    assert b"loss" + suffix in written
-    assert b"evaluation/vote" + suffix in written
+    assert b"loss/loss" + suffix in written
+    assert b"evaluation/return_mean" + suffix in written
     assert (b"/seed_" in written) == bool(suffix)
-    assert b"episode_return" not in written  # nothing to draw
+    assert b"episode/" not in written  # nothing to draw
 
 
 def test_the_default_directory_names_environment_agent_seed_and_time():

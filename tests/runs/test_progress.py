@@ -115,6 +115,25 @@ def test_what_has_not_been_measured_is_not_shown(terminal):
     shown.close()
 
 
+def test_what_is_quiet_says_warnings_alone_and_what_must_be_said(terminal, capsys):
+    terminal(True, columns=80)
+    shown = progress.Progress("dqn", 0, 0, 1000, stopping.Stop(), quiet=True)
+    shown.update(250, VALUES)
+    shown.evaluating(Standing(3, 10, 12_345, None, False))
+    shown.say("saved")
+    shown.say("warning: cannot write the log")
+    shown.say("stopped by SIGINT", always=True)
+    shown.close()
+    with progress.shown("making it", stopping.Stop(), quiet=True):
+        pass
+    assert capsys.readouterr() == ("", "warning: cannot write the log\nstopped by SIGINT\n")
+
+
+def test_the_mean_over_seeds_is_of_figures_that_every_seed_has():
+    rows = [{"loss": 1.0, "episode_return": None}, {"loss": 2.0, "episode_return": 3.0}]
+    assert progress.mean_row(rows) == {"loss": 1.5}
+
+
 def test_a_terminal_that_cannot_write_a_line_again_gets_lines(terminal, monkeypatch, capsys):
     terminal(True, columns=80)
     monkeypatch.setenv("TERM", "dumb")

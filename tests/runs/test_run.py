@@ -139,7 +139,9 @@ def test_tensorboard_gets_the_metrics(scripted):
     _, result, _ = scripted
     (events,) = result.run_dir.glob("events.out.tfevents*")
     written = events.read_bytes()
-    assert all(name in written for name in [b"loss", b"episode_return", b"evaluation/"])
+    assert all(
+        name in written for name in [b"loss/loss", b"episode/return", b"evaluation/return_mean"]
+    )
 
 
 def test_no_evaluation_where_none_is_asked_for(tmp_path):
