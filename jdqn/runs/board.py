@@ -6,11 +6,12 @@ A writer with a thread of its own would wait for a full disk, and the run for it
 import pathlib
 import socket
 import struct
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from tensorboardX import summary
+from tensorboardX import summary, writer
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
@@ -62,6 +63,8 @@ class Board:
         self._file.flush()
 
     def _open(self) -> LogFile:
+        if "wandb" in sys.modules:  # its `sync_tensorboard` follows the folders of such writers
+            writer.EventFileWriter(str(self._folder)).close()
         now = time.time_ns()  # several may start in one second
         name = f"events.out.tfevents.{now // 10**9}.{socket.gethostname()}.{now % 10**9:09}"
         file = LogFile(self._folder / name)
