@@ -3,8 +3,10 @@
 import errno
 import os
 import struct
+import sys
 
 import pytest
+from tensorboardX import writer
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
@@ -64,6 +66,25 @@ def test_figures_can_be_read_as_soon_as_they_are_written(tmp_path):
     first = events(path)[0]
     assert first.file_version == "brain.Event:2"
     assert first.wall_time > 1.7e9
+
+
+def test_wandb_is_told_of_the_folder_where_it_listens(tmp_path, monkeypatch):
+    """Its `sync_tensorboard` replaces this class by one that notes the folder."""
+    made = []
+
+    class Noted(writer.EventFileWriter):
+        def __init__(self, folder):
+            made.append(folder)
+            super().__init__(folder)
+
+    monkeypatch.setattr(writer, "EventFileWriter", Noted)
+    Board(tmp_path / "without").close()
+    monkeypatch.setitem(sys.modules, "wandb", object())
+    board = Board(tmp_path)
+    board.add({"loss": 0.5}, 40)
+    board.close()
+    assert made == [str(tmp_path)]
+    assert scalars(tmp_path) == [(40, "loss", 0.5)]
 
 
 def test_a_run_that_goes_on_purges_what_came_after(tmp_path):
