@@ -5,6 +5,7 @@ import io
 import pathlib
 import re
 import sys
+import types
 
 import pytest
 
@@ -112,6 +113,62 @@ def test_what_has_not_been_measured_is_not_shown(terminal):
     assert line == "filling   ━━╸───────  25%  return   1.50           1,000 steps/s  left –"
     shown.reach(400)  # at another speed
     assert shown._render().plain == "learning  ━━━━──────  40%  return   1.50           left –"
+    shown.close()
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    """Standard output is a notebook's; returns what each of its displays shows now."""
+    displays = []
+
+    class Handle:
+        def __init__(self, number):
+            self.number = number
+
+        def update(self, data, raw):
+            displays[self.number] = data["text/plain"]
+
+    def display(data, raw, display_id):
+        displays.append(data["text/plain"])
+        return Handle(len(displays) - 1)
+
+    monkeypatch.setitem(sys.modules, "IPython.display", types.SimpleNamespace(display=display))
+    monkeypatch.setattr(progress, "is_of_notebook", lambda _: True)
+    return displays
+
+
+def test_what_a_kernel_prints_to_is_of_a_notebook():
+    class OutStream(io.StringIO):
+        __module__ = "ipykernel.iostream"
+
+    assert progress.is_of_notebook(OutStream())
+    assert not progress.is_of_notebook(io.StringIO())
+
+
+def test_a_notebook_has_one_line_that_is_written_again(notebook, capsys):
+    with progress.shown("making it", stopping.Stop()):
+        pass
+    shown = make(learning_starts_steps=300)
+    for steps in (250, 500):
+        shown.reach(steps)
+        shown.update(steps, VALUES | {"steps_per_second": 25.0})
+        shown.evaluating(Standing(3, 10, 12_345, None, False))
+        shown.evaluated()
+    assert notebook == ["compiling ──────────   0%  left –"]  # not so soon again
+    shown.close()
+    (line,) = notebook
+    assert line.startswith("learning  ━━━━━─────  50%  return   1.50 ▁▁ ")
+    started = "filling the replay: learning starts at 300 steps"
+    assert capsys.readouterr().out == f"dqn [seed 3]\n{started}\n"
+
+
+def test_a_notebook_that_waited_shows_the_newest(notebook, monkeypatch):
+    shown = make()
+    monkeypatch.setattr(progress, "REFRESHES_PER_SECOND", 1e9)
+    shown.evaluating(Standing(3, 10, 12_345, None, False))
+    assert notebook == ["evaluating ━━━─────── 3 of 10 games  12,345 steps  left –"]
+    shown.reach(500)
+    assert notebook == ["learning  ━━━━━─────  50%  left –"]
     shown.close()
 
 
