@@ -28,15 +28,13 @@ def train(
     hooks: Hooks | None = None,
     quiet: bool = False,
 ) -> Result:
-    """Trains in the loop that fits the environment; see `jdqn.train.train`.
+    """Trains in the loop that fits the environment; see `jdqn.train.train` for what is left out.
 
     Args:
       config: everything the run depends on.
       run_dir: where to write; default `runs/ENV-AGENT-SEED-TIME`. Must be new or empty.
       make_env: how environments are made on the host.
-      command: recorded in `config.toml`.
       on_host: takes the host loop for an environment written in JAX too.
-      resumes: goes on with the run in `run_dir`.
       start_from: a run or an exported folder whose parameters a new run begins with.
       hooks: functions of the user's that the run calls.
       quiet: says warnings alone.
