@@ -12,10 +12,6 @@ if TYPE_CHECKING:
     from jdqn.runs.episodes import Evaluation
 
 
-# Five minutes, the shortest that any protocol gives a game: cut sooner, scores are no human's.
-FULL_GAME_STEPS = 4_500
-
-
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     parser = Parser(
@@ -86,9 +82,7 @@ def evaluate(run_dir: pathlib.Path, which: str | None, overrides: dict[str, Any]
 def _line(config: Config, policy: str, result: "Evaluation") -> str:
     from jdqn.runs.scores import human_normalised
 
-    normalised = human_normalised(config.env.name, result.return_mean)
-    if config.env.max_episode_steps < FULL_GAME_STEPS:
-        normalised = None
+    normalised = human_normalised(config, result.return_mean)
     human = "" if normalised is None else f", human-normalised {100 * normalised:.1f} %"
     several = result.episodes > 1
     error = f" ± {result.return_std_error:.2f} (standard error)" if several else ""

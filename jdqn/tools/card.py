@@ -118,6 +118,6 @@ def _short(row: Mapping[str, str], column: str) -> str:
 
 def _human(config: Config, row: Mapping[str, str]) -> float | None:
     try:
-        return human_normalised(config.env.name, float(row.get("return_mean", "")))
+        return human_normalised(config, float(row.get("return_mean", "")))
     except ValueError:
         return None
