@@ -6,9 +6,13 @@ python -m jdqn.plots curve.png DQN=runs/a Double=runs/b,runs/c
 import pathlib
 import shlex
 import sys
+from typing import TYPE_CHECKING
 
 from jdqn.config import ConfigError, Parser
 from jdqn.runs import stopping
+
+if TYPE_CHECKING:
+    from jdqn.tools.labels import Given
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -25,18 +29,18 @@ def main(argv: list[str] | None = None) -> None:
     def run() -> None:
         _check_order(arguments.picture, arguments.run)
         try:
-            draw(pathlib.Path(arguments.picture), _runs(arguments.run))
+            draw(pathlib.Path(arguments.picture), arguments.run)
         except ValueError as error:  # matplotlib's too
             parser.refuse(error)
 
     stopping.command(parser.refuse, run)
 
 
-def draw(picture: pathlib.Path, runs: dict[str, list[str]]) -> None:
-    """Writes the picture and prints the table."""
+def draw(picture: pathlib.Path, texts: list[str]) -> None:
+    """Writes the picture of each `LABEL=RUN,...` and prints the table."""
     from matplotlib import figure  # without a display
 
-    from jdqn.tools import curves
+    from jdqn.tools import curves, labels
 
     drawn = figure.Figure(**curves.FIGURE)
     kinds = drawn.canvas.get_supported_filetypes()
@@ -44,8 +48,11 @@ def draw(picture: pathlib.Path, runs: dict[str, list[str]]) -> None:
         raise ConfigError(f"PICTURE {picture}: must end in one of .{', .'.join(kinds)}")
     if picture.exists() and not picture.is_file():
         raise ConfigError(f"PICTURE {picture}: is there and no file")
-    read = {label: curves.read_curves(run_dirs) for label, run_dirs in runs.items()}
-    curves.draw_curves(read, drawn.subplots())
+    runs = {given.label or ",".join(given.paths): given for given in labels.read(texts)}
+    environments = _environments(runs)
+    read = {label: curves.read_curves(given.paths, label=label) for label, given in runs.items()}
+    title = f"Training on {', '.join(environments)}" if environments else "Training"
+    curves.draw_curves(read, drawn.subplots(), title)
     drawn.savefig(picture, dpi=120)
     sys.stdout.write("| label | seeds | steps | mean of the last 100 games |\n|---|---|---|---|\n")
     for label, (steps, returns) in read.items():
@@ -53,6 +60,28 @@ def draw(picture: pathlib.Path, runs: dict[str, list[str]]) -> None:
         band = f" ± {half:.2f}" if len(returns) > 1 else ""
         sys.stdout.write(f"| {label} | {len(returns)} | {steps[-1]:,.0f} | {mean:.2f}{band} |\n")
     sys.stdout.write(f"written: {picture}\n")
+
+
+def _environments(runs: "dict[str, Given]") -> list[str]:
+    """The environments of all runs; refuses what has no axis, or no band, in common."""
+    from jdqn.tools import labels
+
+    found: dict[str, None] = {}
+    for label, given in runs.items():
+        names = [labels.environment_of(pathlib.Path(path)) for path in given.paths]
+        known = list(dict.fromkeys(name for name in names if name is not None))
+        if len(known) > 1:
+            raise ConfigError(
+                f"{label}: its runs are on {' and '.join(known)}; a band is over seeds of one "
+                "environment"
+            )
+        found |= dict.fromkeys(known)
+    if len(found) > 1 and not all(given.label for given in runs.values()):
+        raise ConfigError(
+            f"the runs are on {' and '.join(found)}, whose returns have no axis in common; draw "
+            "a picture of each, or give every run a LABEL= if this is meant"
+        )
+    return list(found)
 
 
 def _check_order(picture: str, runs: list[str]) -> None:
@@ -66,21 +95,6 @@ def _check_order(picture: str, runs: list[str]) -> None:
         raise ConfigError(
             f"LABEL=RUN,...: no run is named behind PICTURE {picture}, as in {command}"
         )
-
-
-def _runs(texts: list[str]) -> dict[str, list[str]]:
-    """The runs of each `LABEL=RUN,...`; without a label they are their own."""
-    runs: dict[str, list[str]] = {}
-    for text in texts:
-        label, _, joined = text.rpartition("=")
-        label = label or joined
-        paths = joined.split(",")
-        if not all(paths):
-            raise ConfigError(f"{text}: a run has no name, expected LABEL=RUN,...")
-        if label in runs:
-            raise ConfigError(f"{text}: label given twice, expected LABEL=RUN,RUN once")
-        runs[label] = paths
-    return runs
 
 
 if __name__ == "__main__":
