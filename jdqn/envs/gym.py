@@ -32,6 +32,12 @@ def known() -> list[str]:
     return list(gymnasium.registry)
 
 
+def reward_threshold(name: str) -> float | None:
+    """The mean return from which an id counts as solved, where Gymnasium's registry says it."""
+    registered = gymnasium.registry.get(name)
+    return None if registered is None else registered.reward_threshold
+
+
 def find(name: str) -> Registered | None:
     """What is registered under an id; of `module:id` the module is imported first.
 

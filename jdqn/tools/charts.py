@@ -1,0 +1,228 @@
+"""Charts as geometry: where things lie in a picture of so many units. The template draws them."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+NICE = [1, 2, 2.5, 5, 10]
+MOST_STRETCH = 2.0  # of an axis, by a line across
+
+
+class Series(NamedTuple):
+    """A line and its band over the same x."""
+
+    name: str
+    color: int
+    x: np.ndarray  # [P]
+    y: np.ndarray  # [P], NaN: not known
+    half: np.ndarray | None = None  # [P] half the band; None or NaN: no band
+    low: np.ndarray | None = None  # [P] in place of `half`, where a band is lopsided
+    high: np.ndarray | None = None
+
+
+class Tick(NamedTuple):
+    """A place on an axis."""
+
+    at: float
+    text: str
+
+
+class Line(NamedTuple):
+    """A drawn line."""
+
+    name: str
+    color: int
+    path: str
+    band: str
+
+
+class Dots(NamedTuple):
+    """A row of a comparison: a mean, its interval and what it is of."""
+
+    name: str
+    color: int
+    y: float
+    mean: float
+    low: float | None
+    high: float | None
+    runs: list[float]
+    told: str
+
+
+class Chart(NamedTuple):
+    """A picture."""
+
+    width: int
+    height: int
+    left: float
+    right: float
+    top: float
+    bottom: float
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    x_label: str
+    y_label: str
+    lines: list[Line]
+    rows: list[Dots]
+    reference: float | None  # y of a line across, in a comparison x
+
+
+class _Scale:
+    """From values to places."""
+
+    def __init__(self, values: Sequence[float], start: float, end: float, ticks: int):
+        low = min(values)
+        high = max(values)
+        if high - low < 1e-9 * max(abs(low), abs(high), 1e-9):
+            margin = max(abs(low) * 0.1, 1e-3)
+            low -= margin
+            high += margin
+        self._low = low
+        self._slope = (end - start) / (high - low)
+        self._start = start
+        places = MaxNLocator(nbins=ticks, steps=NICE).tick_values(low, high)
+        self.ticks = [
+            Tick(round(self.at(value), 1), number(value))
+            for value in places
+            if low - 1e-9 * (high - low) <= value <= high + 1e-9 * (high - low)
+        ]
+
+    def at(self, value: float) -> float:
+        return self._start + (value - self._low) * self._slope
+
+
+def number(value: float) -> str:
+    """For an axis: thousands separators, few digits, M for millions."""
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:,.4g} M"
+    if abs(value) >= 1_000:
+        return f"{value:,.0f}"
+    if value and abs(value) < 1e-4:
+        return f"{value:.0e}"
+    return f"{round(value, 10):.4g}"
+
+
+def lines(
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    reference: float | None = None,
+    small: bool = False,
+) -> Chart | None:
+    """Lines with bands over x; None where there is no known point."""
+    series = [s for s in series if np.isfinite(s.y).any()]
+    if not series:
+        return None
+    width, height = (260, 150) if small else (440, 280)
+    left, right, top, bottom = (54, 32, 8, 24) if small else (60, 28, 10, 46)
+    bands = [_band(s) for s in series]
+    x_values = [float(np.min(s.x)) for s in series] + [float(np.max(s.x)) for s in series]
+    y_values = [float(v) for s in series for v in (np.nanmin(s.y), np.nanmax(s.y))]
+    for band in bands:
+        y_values += [float(v) for row in band for v in row[1:]]
+    if reference is not None:
+        spread = max(y_values) - min(y_values)
+        if max(*y_values, reference) - min(*y_values, reference) > MOST_STRETCH * spread:
+            reference = None  # it would leave the curves no room
+        else:
+            y_values.append(reference)
+    ends = width - right
+    x = _Scale([min(0.0, *x_values), max(x_values)], left, ends, 2 if small else 5)
+    y = _Scale(y_values, height - bottom, top, 3 if small else 5)
+    drawn = [
+        Line(s.name, s.color, _path(s, x, y), _area(band, x, y))
+        for s, band in zip(series, bands, strict=True)
+    ]
+    return Chart(
+        width, height, left, ends, top, height - bottom,
+        x.ticks, y.ticks, x_label, y_label, drawn, [],
+        None if reference is None else round(y.at(reference), 1),
+    )  # fmt: skip
+
+
+def _band(series: Series) -> list[tuple[float, float, float]]:
+    """Points of a band: x, lower, upper; only where it is known."""
+    low = series.low if series.half is None else series.y - series.half
+    high = series.high if series.half is None else series.y + series.half
+    if low is None or high is None:
+        return []
+    rows = zip(series.x.tolist(), low.tolist(), high.tolist(), strict=True)
+    return [row for row in rows if all(map(math.isfinite, row))]
+
+
+def _path(series: Series, x: _Scale, y: _Scale) -> str:
+    points = zip(series.x.tolist(), series.y.tolist(), strict=True)
+    known = [(a, b) for a, b in points if math.isfinite(b)]
+    if len(known) == 1:  # a dot, by round ends
+        known *= 2
+    return "M" + "L".join(f"{x.at(a):.1f} {y.at(b):.1f}" for a, b in known)
+
+
+def _area(band: Sequence[tuple[float, float, float]], x: _Scale, y: _Scale) -> str:
+    if len(band) < 2:
+        return ""
+    around = [(a, high) for a, _, high in band] + [(a, low) for a, low, _ in reversed(band)]
+    return "M" + "L".join(f"{x.at(a):.1f} {y.at(b):.1f}" for a, b in around) + "Z"
+
+
+class Compared(NamedTuple):
+    """A row of `comparison`."""
+
+    name: str
+    color: int
+    mean: float
+    low: float  # NaN: no interval
+    high: float
+    runs: Sequence[float] = ()
+
+
+def comparison(rows: Sequence[Compared], *, x_label: str, reference: float | None = None) -> Chart:
+    """Means with intervals, one below the other, and the single runs as dots."""
+    values = [v for row in rows for v in (row.mean, row.low, row.high, *row.runs)]
+    values = [v for v in values if math.isfinite(v)]
+    if reference is not None:
+        values.append(reference)
+    width, left, right, top, pitch = 440, 14, 426, 6, 46
+    bottom = top + pitch * len(rows)
+    x = _Scale(values, left + 10, right - 14, 5)
+    drawn = []
+    for i, row in enumerate(rows):
+        is_known = math.isfinite(row.low) and math.isfinite(row.high)
+        ends = [round(x.at(v), 1) for v in (row.low, row.high)] if is_known else [None, None]
+        drawn.append(
+            Dots(
+                name=row.name,
+                color=row.color,
+                y=top + pitch * i + 30,
+                mean=round(x.at(row.mean), 1),
+                low=ends[0],
+                high=ends[1],
+                runs=[round(x.at(v), 1) for v in row.runs],
+                told=told(row.mean, row.low, row.high),
+            )
+        )
+    place = None if reference is None else round(x.at(reference), 1)
+    return Chart(
+        width, bottom + 46, left, right, top, bottom, x.ticks, [], x_label, "", [], drawn, place
+    )
+
+
+def told(mean: float, low: float, high: float) -> str:
+    """A number and its interval."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return figure(mean)
+    return f"{figure(mean)} [{figure(low)}, {figure(high)}]"
+
+
+def figure(value: float) -> str:
+    """A number for a table: three digits or more, thousands separators."""
+    if not math.isfinite(value):
+        return "–"
+    size = abs(value)
+    digits = 0 if size >= 1_000 else 1 if size >= 10 else 2
+    text = f"{value:,.{digits}f}"
+    return (text.lstrip("-") if not float(text.replace(",", "")) else text).replace("-", "−")

@@ -1,0 +1,267 @@
+"""Runs that belong together: read, grouped by environment and agent, what is mixed told apart."""
+
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jdqn.config import Config, ConfigError, load_config, shown
+from jdqn.runs import directory, files
+from jdqn.tools import curves, labels, logs
+
+# By what rules a game is played and scored: runs whose rules differ are not of one environment.
+RULES = (
+    *("kwargs", "size", "stochastic", "frame_skip", "sticky_probability", "full_action_space"),
+    *("noop_max", "fire_on_reset", "max_episode_steps"),
+)
+# What says nothing of the algorithm.
+ASIDE = (
+    *("env.name", "env.num_threads", "env.vectorization", "agent.name"),
+    *("train.seed", "train.num_seeds", "train.log_period_steps", "train.eval_period_steps"),
+    *("train.eval_episodes", "train.checkpoint_period_steps", "train.checkpoint_keep"),
+    "train.checkpoint_replay",
+)
+MOST_IN_A_LABEL = 2  # fields
+LABEL_CHARACTERS = 60
+
+
+class Seed(NamedTuple):
+    """What a run has logged of one seed; steps are agent steps."""
+
+    number: int
+    episodes: np.ndarray  # [n, 2]: steps, return
+    metrics: dict[str, np.ndarray]  # [m, 2] by name: steps, value
+    evaluations: dict[str, np.ndarray]  # [e, 2] by policy: steps, mean return
+
+
+class Run(NamedTuple):
+    """A run directory."""
+
+    path: pathlib.Path
+    config: Config
+    record: dict[str, Any]  # versions, see `config.RECORDS`
+    seeds: tuple[Seed, ...]
+
+
+class Group(NamedTuple):
+    """Runs of one agent on one environment: a curve, its band over all their seeds."""
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def seeds(self) -> list[Seed]:
+        """Of all runs."""
+        return [seed for run in self.runs for seed in run.seeds]
+
+
+class Environment(NamedTuple):
+    """An environment under one set of rules, and who was trained on it."""
+
+    title: str
+    groups: tuple[Group, ...]
+
+    @property
+    def config(self) -> Config:
+        """Of its first run: the rules are those of all."""
+        return self.groups[0].runs[0].config
+
+
+def read_groups(texts: Sequence[str]) -> list[Environment]:
+    """The runs of some `RUN` and `LABEL=RUN,...`, where a RUN may be a folder of runs.
+
+    Raises:
+      ConfigError: no run, one that is damaged or has nothing to show, one seed twice under a label.
+        Of a folder of runs, such ones are left out, with a word on stderr.
+    """
+    found: list[tuple[str | None, Run]] = []
+    for given in labels.read(texts):
+        for text in given.paths:
+            known = [run.path.resolve() for _, run in found]
+            for run in _read(pathlib.Path(text)):
+                if run.path.resolve() in known:
+                    raise ConfigError(f"{text}: {run.path} is given twice")
+                found.append((given.label, run))
+    environments = []
+    for title, several in _by_environment(found).items():
+        of_label = _by_label(several)
+        groups = [Group(label, _distinct(label, title, runs)) for label, runs in of_label.items()]
+        environments.append(Environment(title, tuple(groups)))
+    return environments
+
+
+def _read(path: pathlib.Path) -> list[Run]:
+    """A run, or those in a folder that can be shown."""
+    if not path.is_dir():
+        raise ConfigError(f"RUN {path}: is no folder; expected a run directory of jdqn.train")
+    if (path / "config.toml").is_file():
+        return [read_run(path)]
+    runs = []
+    for inside in labels.runs_in(path):
+        try:
+            runs.append(read_run(inside))
+        except ConfigError as error:
+            sys.stderr.write(f"warning: left out: {error}\n")
+    if not runs:
+        files.check_is_run(path, "RUN")
+    return runs
+
+
+def read_run(path: pathlib.Path) -> Run:
+    """A run directory's configuration and logs.
+
+    Raises:
+      ConfigError: no configuration, no episode, no log line, or damaged.
+    """
+    if not (path / "episodes.csv").is_file():
+        raise ConfigError(f"RUN {path}: has no episodes.csv, so nothing of a training to show")
+    config = load_config(file=path / "config.toml")
+    episodes = curves.read_episodes(path)
+    metrics: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for row in logs.read_metrics(path / "metrics.jsonl"):
+        of_seed = metrics.setdefault(str(row.get("seed", config.train.seed)), {})
+        for name, value in row.items():
+            if type(value) in (int, float) and name not in ("steps", "seed"):
+                of_seed.setdefault(name, []).append((row["steps"], value))
+    for name in episodes:
+        if "seconds" not in metrics.get(name, {}):
+            raise ConfigError(f"{path / 'metrics.jsonl'}: nothing has been logged of seed {name}")
+    seeds = [
+        Seed(
+            number=int(name) if name.isdecimal() else 0,
+            episodes=rows,
+            metrics={key: np.array(points) for key, points in metrics[name].items()},
+            evaluations=_evaluations(path, name),
+        )
+        for name, rows in episodes.items()
+    ]
+    return Run(path, config, directory.read_record(path), tuple(seeds))
+
+
+def _evaluations(path: pathlib.Path, seed: str) -> dict[str, np.ndarray]:
+    table = path / "evaluations.csv"
+    if not table.is_file():
+        return {}
+    found: dict[str, list[tuple[Any, Any]]] = {}
+    for of_seed, policy, steps, mean in logs.read_table(
+        table, ["seed", "policy"], ["steps", "return_mean"]
+    ):
+        if of_seed == seed:
+            found.setdefault(str(policy), []).append((steps, mean))
+    return {policy: np.array(rows) for policy, rows in found.items()}
+
+
+Found = Iterable[tuple[str | None, Run]]
+
+
+def _by_environment(found: Found) -> dict[str, list[tuple[str | None, Run]]]:
+    """Runs by title: the environment's name, and what differs in the rules it is played by."""
+    by_name: dict[str, list[tuple[str | None, Run]]] = {}
+    for label, run in found:
+        by_name.setdefault(run.config.env.name, []).append((label, run))
+    environments: dict[str, list[tuple[str | None, Run]]] = {}
+    for name, several in by_name.items():
+        differing = [
+            rule for rule in RULES if _differ(getattr(run.config.env, rule) for _, run in several)
+        ]
+        if differing:
+            sys.stderr.write(
+                f"note: {name} is played by different rules ({', '.join(differing)}): kept apart, "
+                "scores are not comparable\n"
+            )
+        for label, run in several:
+            rules = [f"{rule} {_short(getattr(run.config.env, rule))}" for rule in differing]
+            title = f"{name} ({', '.join(rules)})" if rules else name
+            environments.setdefault(title, []).append((label, run))
+    return environments
+
+
+def _by_label(several: Found) -> dict[str, list[Run]]:
+    """Runs of an environment by label; without one, by agent and what else is set differently."""
+    groups: dict[str, list[Run]] = {}
+    by_agent: dict[str, list[Run]] = {}
+    for label, run in several:
+        if label is None:
+            by_agent.setdefault(run.config.agent.name, []).append(run)
+        else:
+            groups.setdefault(label, []).append(run)
+    for agent, runs in by_agent.items():
+        names = [name for name in differing(runs) if name != "train.steps"]
+        settings = {
+            run.path: tuple(f"{name.partition('.')[2]} {value_of(run, name)}" for name in names)
+            for run in runs
+        }
+        kinds = list(dict.fromkeys(settings.values()))
+        for run in runs:
+            kind = settings[run.path]
+            told = ", ".join((agent, *kind))
+            if len(kind) > MOST_IN_A_LABEL or len(told) > LABEL_CHARACTERS:
+                told = f"{agent}, settings {kinds.index(kind) + 1}"
+            groups.setdefault(told, []).append(run)
+    return groups
+
+
+def differing(runs: Iterable[Run]) -> list[str]:
+    """Fields by dotted name that say what is learned and how, and are not the same in all runs."""
+    configs = [run.config.model_dump() for run in runs]
+    return [
+        f"{section}.{field}"
+        for section, fields in configs[0].items()
+        for field in fields
+        if f"{section}.{field}" not in ASIDE
+        and _differ(config[section][field] for config in configs)
+    ]
+
+
+def value_of(run: Run, name: str) -> str:
+    """A field's value for people."""
+    section, _, field = name.partition(".")
+    return _short(run.config.sections[section].model_dump()[field])
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+    return value if isinstance(value, str) else shown(value)
+
+
+def _differ(values: Iterable[Any]) -> bool:
+    first, *others = values
+    return any(repr(other) != repr(first) for other in others)
+
+
+def _distinct(label: str, title: str, runs: Sequence[Run]) -> tuple[Run, ...]:
+    """Runs whose seeds differ. The same twice would make an interval too narrow.
+
+    Raises:
+      ConfigError: runs of different settings under one label share a seed.
+    """
+    kept: list[Run] = []
+    for run in sorted(runs, key=_end, reverse=True):
+        numbers = {seed.number for seed in run.seeds}
+        twin = next((k for k in kept if numbers & {seed.number for seed in k.seeds}), None)
+        if twin is None:
+            kept.append(run)
+            continue
+        seeds = ", ".join(map(str, sorted(numbers & {seed.number for seed in twin.seeds})))
+        if names := [name for name in differing([run, twin]) if name != "train.steps"]:
+            raise ConfigError(
+                f"{label}: {run.path} and {twin.path} both have seed {seeds} on {title} and differ "
+                f"in {names[0]}; under one label runs are seeds of the same settings"
+            )
+        sys.stderr.write(
+            f"warning: left out: {run.path} has seed {seeds} of {label} on {title} as "
+            f"{twin.path} has, which goes as far\n"
+        )
+    order: Callable[[Run], int] = runs.index
+    return tuple(sorted(kept, key=order))
+
+
+def _end(run: Run) -> float:
+    return min(seed.episodes[-1, 0] for seed in run.seeds)

@@ -1,0 +1,218 @@
+"""What came of runs: scores at the end, who solved what, aggregates over games and seeds."""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jdqn.config import ConfigError, parse_value
+from jdqn.config.naming import is_atari
+from jdqn.envs import gym
+from jdqn.runs.scores import human_normalised
+from jdqn.tools import curves, statistics
+from jdqn.tools.groups import Environment, Group, Seed
+
+PROFILE_POINTS = 101
+PROTOCOL = (
+    *("frame_skip", "sticky_probability", "full_action_space", "noop_max", "fire_on_reset"),
+    "max_episode_steps",
+)
+
+
+class Final(NamedTuple):
+    """The scores at the end on one environment."""
+
+    source: str  # evaluation, training
+    scores: dict[str, np.ndarray]  # [seeds] by label
+    threshold: float | None  # from which a seed counts as having solved it
+    human: dict[str, np.ndarray] | None  # human-normalised, of Atari's full games
+
+
+class Estimate(NamedTuple):
+    """A number and its 95% interval, NaN where there is none."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Aggregates(NamedTuple):
+    """Over games and seeds."""
+
+    scale: str  # what the scores are, in words
+    games: list[str]
+    seeds: dict[str, int]  # that were used of each game, by label
+    rows: dict[str, dict[str, Estimate]]  # by label and statistic
+    thresholds: np.ndarray  # [T]
+    profiles: dict[str, np.ndarray]  # [3, T]: value, low, high, by label
+    notes: list[str]
+
+
+def read_solved(text: str | None, environments: Sequence[Environment]) -> dict[str, float]:
+    """Thresholds by title: those of Gymnasium's registry, and what `--solved` says.
+
+    Raises:
+      ConfigError: no number, or of no environment of the report.
+    """
+    titles = [environment.title for environment in environments]
+    found = {}
+    for environment in environments:
+        threshold = gym.reward_threshold(environment.config.env.name)
+        if threshold is not None:
+            found[environment.title] = threshold
+    if text is None:
+        return found
+    for part in text.split(","):
+        title, _, number = part.rpartition("=")
+        value = parse_value(number)
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ConfigError(f"--solved {text}: must be a number, or ENV=NUMBER,ENV=NUMBER")
+        if title and title not in titles:
+            raise ConfigError(f"--solved {text}: no run is on {title}, only {' and '.join(titles)}")
+        if not title and len(titles) > 1:
+            raise ConfigError(
+                f"--solved {text}: the runs are on {' and '.join(titles)}; expected ENV=NUMBER"
+            )
+        found[title or titles[0]] = float(value)
+    return found
+
+
+def final(environment: Environment, threshold: float | None) -> Final:
+    """The last evaluation of every seed; where one has none, the last 100 games of training."""
+    evaluated = {group.label: _evaluated(group) for group in environment.groups}
+    trained = {group.label: _trained(group) for group in environment.groups}
+    complete = {label: scores for label, scores in evaluated.items() if scores is not None}
+    is_evaluated = len(complete) == len(trained)
+    scores = complete if is_evaluated else trained
+    human: dict[str, np.ndarray] | None = None
+    if human_normalised(environment.config, 0.0) is not None:
+        human = {
+            label: np.array([human_normalised(environment.config, float(s)) for s in values], float)
+            for label, values in scores.items()
+        }
+    return Final("evaluation" if is_evaluated else "training", scores, threshold, human)
+
+
+def _evaluated(group: Group) -> np.ndarray | None:
+    scores = []
+    for run in group.runs:
+        policy = run.config.agent.eval_policy
+        if not all(policy in seed.evaluations for seed in run.seeds):
+            return None
+        scores += [seed.evaluations[policy][-1, 1] for seed in run.seeds]
+    return np.array(scores)
+
+
+def _trained(group: Group) -> np.ndarray:
+    return np.array([_at_the_end(seed) for seed in group.seeds])
+
+
+def _at_the_end(seed: Seed) -> float:
+    return float(curves.recent_mean(seed.episodes, seed.episodes[-1:, 0])[0])
+
+
+def interval(scores: np.ndarray) -> Estimate:
+    """Mean and Student's 95% interval over seeds, of scores `[seeds]`."""
+    mean, half = curves.interval(scores)
+    return Estimate(float(mean), float(mean - half), float(mean + half))
+
+
+def aggregate(environments: Sequence[Environment], finals: Sequence[Final]) -> Aggregates | str:
+    """IQM, median, mean, optimality gap and performance profiles; or why there are none."""
+    if why := _not_together(environments):
+        return why
+    labels = list(dict.fromkeys(g.label for e in environments for g in e.groups))
+    shared = [i for i, f in enumerate(finals) if all(label in f.scores for label in labels)]
+    if not shared:
+        return "No environment has runs of every agent, so there is nothing to average over."
+    if len(shared) == 1 and max(len(s) for s in finals[shared[0]].scores.values()) == 1:
+        return "One seed on one environment: there is nothing to average over."
+    scale, target, normalised = _normalised([finals[i] for i in shared])
+    notes = []
+    if len(shared) < len(environments):
+        missing = [e.title for i, e in enumerate(environments) if i not in shared]
+        notes.append(f"Not every agent was trained on {', '.join(missing)}, which is left out.")
+    matrices = {}
+    for label in labels:
+        of_games = [scores[label] for scores in normalised]
+        count = min(map(len, of_games))
+        if any(len(scores) > count for scores in of_games):
+            notes.append(f"Of {label} the first {count} seeds of each game are used.")
+        matrices[label] = np.stack([scores[:count] for scores in of_games], axis=1)
+    values = np.concatenate([m.ravel() for m in matrices.values()])
+    thresholds = np.linspace(min(values.min(), 0.0), values.max(), PROFILE_POINTS)
+    return Aggregates(
+        scale=scale,
+        games=[environments[i].title for i in shared],
+        seeds={label: len(matrix) for label, matrix in matrices.items()},
+        rows={label: _statistics(matrix, target) for label, matrix in matrices.items()},
+        thresholds=thresholds,
+        profiles={label: _profile(matrix, thresholds) for label, matrix in matrices.items()},
+        notes=notes,
+    )
+
+
+def _not_together(environments: Sequence[Environment]) -> str:
+    """Why scores of these environments are not to be averaged; nothing where they are."""
+    names = [environment.config.env.name for environment in environments]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        return f"No average over games: {', '.join(twice)} is there under different rules."
+    games = [e.config.env for e in environments if is_atari(e.config.env.name)]
+    other = [rule for rule in PROTOCOL if len({getattr(env, rule) for env in games}) > 1]
+    if other:
+        return f"No average over games: Atari games are played by different {', '.join(other)}."
+    return ""
+
+
+def _normalised(
+    finals: Sequence[Final],
+) -> tuple[str, float | None, list[Mapping[str, np.ndarray]]]:
+    """What scores are made to be: words, what counts as reached, and scores by game and label."""
+    human = [f.human for f in finals if f.human is not None]
+    if len(human) == len(finals):
+        return "human-normalised score (0 a random agent, 1 a human tester)", 1.0, [*human]
+    if len(finals) == 1:
+        return "score", finals[0].threshold, [finals[0].scores]
+    scaled: list[Mapping[str, np.ndarray]] = []
+    for final_ in finals:
+        values = np.concatenate(list(final_.scores.values()))
+        low = values.min()
+        span = values.max() - low
+        scaled.append(
+            {
+                label: (scores - low) / span if span else np.ones_like(scores)
+                for label, scores in final_.scores.items()
+            }
+        )
+    words = "score on the scale of this report (0 the worst run of a game, 1 the best)"
+    return words, 1.0, scaled
+
+
+def _statistics(scores: np.ndarray, target: float | None) -> dict[str, Estimate]:
+    found = {
+        "IQM": statistics.iqm,
+        "median": statistics.median,
+        "mean": statistics.mean,
+    }
+    if target is not None:
+        found["optimality gap"] = functools.partial(statistics.optimality_gap, target=target)
+    return {name: _estimate(statistic, scores) for name, statistic in found.items()}
+
+
+def _estimate(statistic: statistics.Statistic, scores: np.ndarray) -> Estimate:
+    if len(scores) == 1:  # one seed says nothing of others
+        return Estimate(float(statistic(scores)), math.nan, math.nan)
+    low, high = statistics.bootstrap(statistic, scores)
+    return Estimate(float(statistic(scores)), float(low), float(high))
+
+
+def _profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    def statistic(drawn: np.ndarray) -> np.ndarray:
+        return statistics.performance_profile(drawn, thresholds)
+
+    if len(scores) == 1:
+        nothing = np.full_like(thresholds, np.nan)
+        return np.stack([statistic(scores), nothing, nothing])
+    return np.stack([statistic(scores), *statistics.bootstrap(statistic, scores)])

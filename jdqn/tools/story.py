@@ -1,0 +1,118 @@
+"""The top of a report: what was trained and how it went, in words for everybody."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import scipy.stats
+
+from jdqn.tools.charts import figure, number, told
+from jdqn.tools.groups import Environment, Group
+from jdqn.tools.scoring import Aggregates, Final, interval
+
+SIGNIFICANT = 0.05
+MOST_NAMES = 4
+
+
+def headline(
+    environments: Sequence[Environment], finals: Sequence[Final], found: Aggregates | str
+) -> str:
+    """One or two sentences."""
+    labels = list(dict.fromkeys(group.label for e in environments for group in e.groups))
+    titles = [environment.title for environment in environments]
+    groups = [group for environment in environments for group in environment.groups]
+    steps = span([reached(group) for group in groups])
+    counts = span([len(group.seeds) for group in groups])
+    were = "was" if len(labels) == 1 else "were"
+    seeds = "once" if counts == "1" else f"{counts} times from different random seeds"
+    each = " each" if len(groups) > 1 else ""
+    trained = (
+        f"{listed(labels)} {were} trained on {listed(titles)} for {steps} steps, {seeds}{each}."
+    )
+    if len(environments) == 1:
+        return f"{trained} {_of_one(finals[0])}"
+    return f"{trained} {_of_several(found)}".strip()
+
+
+def _of_one(final: Final) -> str:
+    """How it went on one environment."""
+    ranked = sorted(final.scores, key=lambda label: -float(final.scores[label].mean()))
+    when = "in test games" if final.source == "evaluation" else "in the last training games"
+    best = ranked[0]
+    texts = [f"At the end {best} scored {_score(final.scores[best])} {when}"]
+    texts += [f"{label} {_score(final.scores[label])}" for label in ranked[1:MOST_NAMES]]
+    sentence = ", ".join(texts) + "."
+    if final.threshold is not None:
+        solved = [f"{_solved(final, label)} runs of {label}" for label in ranked[:MOST_NAMES]]
+        got = f"{listed(solved)} got" if any(num_solved(final, r) for r in ranked) else "no run got"
+        sentence += f" {number(final.threshold)} counts as solved: {got} there."
+    if len(ranked) > 1:
+        sentence += f" {_difference(final, ranked[0], ranked[1])}"
+    return sentence
+
+
+def _of_several(found: Aggregates | str) -> str:
+    """How it went on several."""
+    if isinstance(found, str):
+        return found
+    ranked = sorted(found.rows, key=lambda label: -found.rows[label]["IQM"].value)
+    texts = [f"{label} {told(*found.rows[label]['IQM'])}" for label in ranked[:MOST_NAMES]]
+    games = f"{len(found.games)} games" if len(found.games) > 1 else found.games[0]
+    return f"Interquartile mean of the {found.scale} on {games}: {', '.join(texts)}."
+
+
+def _score(scores: np.ndarray) -> str:
+    estimate = interval(scores)
+    if not math.isfinite(estimate.low):
+        return figure(estimate.value)
+    return (
+        f"{figure(estimate.value)} (95% interval {figure(estimate.low)} to {figure(estimate.high)})"
+    )
+
+
+def _solved(final: Final, label: str) -> str:
+    return f"{num_solved(final, label)} of {len(final.scores[label])}"
+
+
+def num_solved(final: Final, label: str) -> int:
+    """Seeds whose score at the end is the threshold or more."""
+    assert final.threshold is not None
+    return int((final.scores[label] >= final.threshold).sum())
+
+
+def _difference(final: Final, first: str, second: str) -> str:
+    """Whether chance explains the difference of two agents: Welch's t-test."""
+    a, b = (final.scores[label] for label in (first, second))
+    if min(len(a), len(b)) < 2:
+        return "With a single run of an agent, nothing can be said of what chance did."
+    if a.std() == b.std() == 0:
+        return "All runs of an agent scored the same."
+    p = float(scipy.stats.ttest_ind(a, b, equal_var=False).pvalue)
+    if p < SIGNIFICANT:
+        return (
+            f"Chance alone would seldom set {first} and {second} so far apart "
+            f"(Welch's t-test, p = {p:.2g})."
+        )
+    return (
+        f"The difference between {first} and {second} may be chance (Welch's t-test, p = {p:.2g}): "
+        "more seeds would tell."
+    )
+
+
+def reached(group: Group) -> int:
+    """Agent steps that every seed of a group has logged."""
+    return int(min(seed.metrics["seconds"][-1, 0] for seed in group.seeds))
+
+
+def span(values: Iterable[int]) -> str:
+    """One number, or from the least to the largest."""
+    ordered = sorted(set(values))
+    ends = dict.fromkeys([ordered[0], ordered[-1]])
+    return " to ".join(f"{value:,}" for value in ends)
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b and c`; many are counted."""
+    if len(names) > MOST_NAMES:
+        return f"{', '.join(names[: MOST_NAMES - 1])} and {len(names) - MOST_NAMES + 1} more"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

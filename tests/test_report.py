@@ -1,0 +1,121 @@
+"""The command `python -m jdqn.report`."""
+
+import functools
+import os
+
+import pytest
+from bad_inputs_helpers import check_refusal, fill
+from report_helpers import write_run
+
+from jdqn import report
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as info:
+        report.main(["--help"])
+    assert info.value.code == 0
+    assert "example: python -m jdqn.report" in capsys.readouterr().out
+
+
+def test_the_command_writes_one_page(tmp_path, capsys):
+    write_run(tmp_path / "runs" / "a", seeds=(0, 1))
+    page = tmp_path / "page.html"
+    report.main([str(tmp_path / "runs"), "--out", str(page), "--solved", "15"])
+    assert capsys.readouterr().out == f"written: {page} (0.0 MB)\n"
+    text = page.read_text(encoding="utf-8")
+    assert text.lstrip().startswith("<!DOCTYPE html>")
+    assert "Solved: a score of 15 or more." in text
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["page.html"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("work")
+    fill(path)
+    write_run(path / "run")
+    (write_run(path / "unlogged") / "metrics.jsonl").write_text("")
+    (write_run(path / "torn") / "metrics.jsonl").write_text('{"steps": 1')
+    (write_run(path / "of_one", seeds=(0, 1)) / "metrics.jsonl").write_text(
+        '{"steps": 1, "seed": 0, "seconds": 1}\n'
+    )
+    (write_run(path / "middle") / "evaluations.csv").write_text(
+        "steps,seed,policy,return_mean\n1\n2,0,vote,3\n"
+    )
+    write_run(path / "double", agent="double")
+    (path / "page.html").mkdir()
+    (path / "none_inside" / "deep").mkdir(parents=True)
+    (path / "locked").mkdir()
+    return path
+
+
+OUT = ["--out", "new.html"]
+REFUSED = {
+    "nothing": ([], ["RUN", "no run is named", "jdqn.report runs --out page.html"]),
+    "no page": (["run"], ["--out", "missing"]),
+    "a folder": (["run", "--out", "page.html"], ["--out page.html", "is a folder"]),
+    "another ending": (["run", "--out", "page.pdf"], ["--out page.pdf", "must end in .html"]),
+    "no ending": (["run", "--out", "page"], ["--out page", "must end in .html"]),
+    "no such folder": (["run", "--out", "none/p.html"], ["none/p.html", "no folder none"]),
+    "below a file": (["run", "--out", "file/p.html"], ["file/p.html", "no folder file"]),
+    "long page": (["run", "--out", "n" * 300 + ".html"], ["--out nnn", "too long"]),
+    "empty page": (["run", "--out", ""], ["--out is empty"]),
+    "no such run": (["none", *OUT], ["RUN none", "is no folder"]),
+    "a table": (["good.csv", *OUT], ["RUN good.csv", "is no folder"]),
+    "no run": (["folder", *OUT], ["RUN folder is not a run directory"]),
+    "a folder without runs": (["none_inside", *OUT], ["RUN none_inside is not a run directory"]),
+    "an exported agent": (["model", *OUT], ["RUN model", "has no episodes.csv"]),
+    "no episode": (["fresh", *OUT], ["fresh/episodes.csv", "no episode has ended"]),
+    "no metrics": (["unlogged", *OUT], ["unlogged/metrics.jsonl", "nothing has been logged"]),
+    "torn metrics": (["torn", *OUT], ["torn/metrics.jsonl", "nothing has been logged"]),
+    "metrics of one seed": (["of_one", *OUT], ["of_one/metrics.jsonl", "logged of seed 1"]),
+    "a torn evaluation": (["middle", *OUT], ["middle/evaluations.csv, line 2", "4 columns"]),
+    "label alone": (["A=", *OUT], ["A=", "LABEL=RUN"]),
+    "label twice": (["A=run", "A=double", *OUT], ["A=double", "given twice"]),
+    "run twice": (["A=run", "B=run", *OUT], ["run: run is given twice"]),
+    "no seeds of one": (["A=run,double", *OUT], ["both have seed 0", "agent.double"]),
+    "solved": (["run", *OUT, "--solved", "yes"], ["--solved yes", "must be a number"]),
+    "solved elsewhere": (["run", *OUT, "--solved", "Pong=3"], ["no run is on Pong"]),
+    "NUL": (["run\0", *OUT], ["NUL"]),
+    "option": (["run", *OUT, "--title", "x"], ['option "--title"']),
+}
+
+
+@pytest.fixture
+def refused(folder, monkeypatch, capsys):
+    return functools.partial(check_refusal, folder, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(("argv", "said"), REFUSED.values(), ids=REFUSED.keys())
+def test_refuses(refused, argv, said):
+    refused("report", argv, said)
+
+
+def test_a_folder_that_is_read_only_is_refused(refused, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != "locked")
+    refused("report", ["run", "--out", "locked/p.html"], ["locked/p.html", "locked is read-only"])
+
+
+def test_a_page_that_cannot_be_written_is_told_and_leaves_nothing(refused, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("jdqn.runs.files.write_whole", full)
+    refused("report", ["run", *OUT], ["--out new.html", "cannot be written: No space left"])
+
+
+def test_last_lines_that_were_cut_off_are_left_out(tmp_path, capsys):
+    run = write_run(tmp_path / "run")
+    for name, text in {
+        "episodes.csv": "1000,",
+        "metrics.jsonl": '{"st',
+        "evaluations.csv": "1",
+    }.items():
+        with (run / name).open("a") as file:
+            file.write(text)
+    report.main([str(run), "--out", str(tmp_path / "page.html")])
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        f"warning: {run / name}: its last line is cut off and left out"
+        for name in ("episodes.csv", "metrics.jsonl", "evaluations.csv")
+    ]
+    assert (tmp_path / "page.html").is_file()

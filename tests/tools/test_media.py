@@ -1,0 +1,34 @@
+"""Videos that stand in a page."""
+
+import base64
+import os
+
+import pytest
+
+from jdqn.tools import media
+
+
+def test_the_newest_video_of_each_folder_is_taken(tmp_path):
+    for i, name in enumerate(["a/old.mp4", "a/new.gif", "b/game.MP4", "c/notes.txt"]):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(name.encode())
+        os.utime(path, (i, i))
+    found, left_out = media.videos(tmp_path / name for name in "abc")
+    assert [(video.name, video.is_picture) for video in found] == [
+        ("a/new.gif", True),
+        ("b/game.MP4", False),
+    ]
+    start, _, data = found[1].uri.partition(",")
+    assert start == "data:video/mp4;base64"
+    assert base64.b64decode(data) == b"b/game.MP4"
+    assert left_out == []
+
+
+@pytest.mark.parametrize("limit", ["MOST_BYTES", "MOST_BYTES_TOGETHER"])
+def test_what_is_too_large_is_left_out_with_a_word(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(media, limit, 10)
+    (tmp_path / "a.mp4").write_bytes(b"x" * 11)
+    found, (sentence,) = media.videos([tmp_path])
+    assert found == []
+    assert sentence.startswith(f"{tmp_path / 'a.mp4'} is left out: 0.0 MB, at most ")
