@@ -11,6 +11,23 @@ NICE = [1, 2, 2.5, 5, 10]
 MOST_STRETCH = 2.0  # of an axis, by a line across
 
 
+class Frame(NamedTuple):
+    """A picture's size, and where its axes end."""
+
+    width: int
+    height: int
+    left: int
+    right: int
+    top: int
+    bottom: int
+
+
+LARGE = Frame(440, 280, left=60, right=412, top=10, bottom=234)
+SMALL = Frame(260, 150, left=54, right=228, top=8, bottom=126)
+WIDE = Frame(440, 52, left=14, right=426, top=6, bottom=6)  # of a comparison without rows
+ROW = 46
+
+
 class Series(NamedTuple):
     """A line and its band over the same x."""
 
@@ -55,12 +72,7 @@ class Dots(NamedTuple):
 class Chart(NamedTuple):
     """A picture."""
 
-    width: int
-    height: int
-    left: float
-    right: float
-    top: float
-    bottom: float
+    frame: Frame
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     x_label: str
@@ -117,8 +129,7 @@ def lines(
     series = [s for s in series if np.isfinite(s.y).any()]
     if not series:
         return None
-    width, height = (260, 150) if small else (440, 280)
-    left, right, top, bottom = (54, 32, 8, 24) if small else (60, 28, 10, 46)
+    frame = SMALL if small else LARGE
     bands = [_band(s) for s in series]
     x_values = [float(np.min(s.x)) for s in series] + [float(np.max(s.x)) for s in series]
     y_values = [float(v) for s in series for v in (np.nanmin(s.y), np.nanmax(s.y))]
@@ -130,18 +141,15 @@ def lines(
             reference = None  # it would leave the curves no room
         else:
             y_values.append(reference)
-    ends = width - right
-    x = _Scale([min(0.0, *x_values), max(x_values)], left, ends, 2 if small else 5)
-    y = _Scale(y_values, height - bottom, top, 3 if small else 5)
+    x_ends = [min(0.0, *x_values), max(x_values)]
+    x = _Scale(x_ends, frame.left, frame.right, 2 if small else 5)
+    y = _Scale(y_values, frame.bottom, frame.top, 3 if small else 5)
     drawn = [
         Line(s.name, s.color, _path(s, x, y), _area(band, x, y))
         for s, band in zip(series, bands, strict=True)
     ]
-    return Chart(
-        width, height, left, ends, top, height - bottom,
-        x.ticks, y.ticks, x_label, y_label, drawn, [],
-        None if reference is None else round(y.at(reference), 1),
-    )  # fmt: skip
+    place = None if reference is None else round(y.at(reference), 1)
+    return Chart(frame, x.ticks, y.ticks, x_label, y_label, drawn, [], place)
 
 
 def _band(series: Series) -> list[tuple[float, float, float]]:
@@ -186,9 +194,9 @@ def comparison(rows: Sequence[Compared], *, x_label: str, reference: float | Non
     values = [v for v in values if math.isfinite(v)]
     if reference is not None:
         values.append(reference)
-    width, left, right, top, pitch = 440, 14, 426, 6, 46
-    bottom = top + pitch * len(rows)
-    x = _Scale(values, left + 10, right - 14, 5)
+    length = ROW * len(rows)
+    frame = WIDE._replace(height=WIDE.height + length, bottom=WIDE.bottom + length)
+    x = _Scale(values, frame.left + 10, frame.right - 14, 5)
     drawn = []
     for i, row in enumerate(rows):
         is_known = math.isfinite(row.low) and math.isfinite(row.high)
@@ -197,7 +205,7 @@ def comparison(rows: Sequence[Compared], *, x_label: str, reference: float | Non
             Dots(
                 name=row.name,
                 color=row.color,
-                y=top + pitch * i + 30,
+                y=frame.top + ROW * i + 30,
                 mean=round(x.at(row.mean), 1),
                 low=ends[0],
                 high=ends[1],
@@ -206,9 +214,7 @@ def comparison(rows: Sequence[Compared], *, x_label: str, reference: float | Non
             )
         )
     place = None if reference is None else round(x.at(reference), 1)
-    return Chart(
-        width, bottom + 46, left, right, top, bottom, x.ticks, [], x_label, "", [], drawn, place
-    )
+    return Chart(frame, x.ticks, [], x_label, "", [], drawn, place)
 
 
 def told(mean: float, low: float, high: float) -> str:

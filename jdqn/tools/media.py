@@ -29,7 +29,7 @@ def videos(folders: Iterable[pathlib.Path]) -> tuple[list[Video], list[str]]:
             size = path.stat().st_size
             if size > MOST_BYTES or total + size > MOST_BYTES_TOGETHER:
                 most = (
-                    f"{MOST_BYTES / 1e6:.0f} MB a video, {MOST_BYTES_TOGETHER / 1e6:.0f} MB a page"
+                    f"{MOST_BYTES / 1e6:.0f} MB a video, {MOST_BYTES_TOGETHER / 1e6:.0f} MB in all"
                 )
                 left_out.append(f"{path} is left out: {size / 1e6:.1f} MB, at most {most}.")
                 continue

@@ -21,9 +21,11 @@ def test_a_line_goes_from_corner_to_corner_and_leaves_out_what_is_not_known():
     chart = charts.lines([series], x_label="x", y_label="y")
     (line,) = chart.lines
     assert line.band == ""
-    middle = (chart.left + chart.right) / 2
+    middle = (chart.frame.left + chart.frame.right) / 2
     np.testing.assert_allclose(
-        points(line.path), [[middle, chart.bottom], [chart.right, chart.top]], atol=0.06
+        points(line.path),
+        [[middle, chart.frame.bottom], [chart.frame.right, chart.frame.top]],
+        atol=0.06,
     )
 
 
@@ -32,15 +34,15 @@ def test_a_band_is_as_wide_as_its_interval_and_only_where_that_is_known():
     series = Series("a", 0, x, np.array([1.0, 1, 1]), half=np.array([NAN, 1, 1]))
     (line,) = (chart := charts.lines([series], x_label="", y_label="")).lines
     around = points(line.band)
-    assert around[:, 0].min() == pytest.approx((chart.left + chart.right) / 2, abs=0.06)
-    assert {around[0, 1], around[-1, 1]} == {chart.top, chart.bottom}
+    assert around[:, 0].min() == pytest.approx((chart.frame.left + chart.frame.right) / 2, abs=0.06)
+    assert {around[0, 1], around[-1, 1]} == {chart.frame.top, chart.frame.bottom}
 
 
 def test_a_band_may_be_lopsided():
     x = np.array([0, 1.0])
     series = Series("a", 0, x, x + 1, low=x + 1, high=x + 3)
     (line,) = (chart := charts.lines([series], x_label="", y_label="")).lines
-    assert points(line.band)[:, 1].min() == chart.top
+    assert points(line.band)[:, 1].min() == chart.frame.top
 
 
 def test_there_is_no_chart_without_a_point_and_one_point_is_a_dot():
@@ -69,7 +71,7 @@ def test_a_comparison_has_a_row_for_each_and_no_interval_where_there_is_none():
     assert chart.reference == first.high
     assert (first.told, second.told) == ("5.00 [0.00, 10.0]", "5.00")
     assert (second.low, second.high) == (None, None)
-    assert first.y < second.y < chart.bottom < chart.height
+    assert first.y < second.y < chart.frame.bottom < chart.frame.height
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,9 @@ def test_of_agents_who_is_ahead_and_whether_chance_explains_it(tmp_path):
     assert told(tmp_path, {"CartPole-v1": 7.0}) == (
         "dqn and double were trained on CartPole-v1 for 1,000 steps, 3 times from different random "
         "seeds each. At the end double scored 6.50 (95% interval 4.02 to 8.98) in the last "
-        "training games, dqn 6.00 (95% interval 3.52 to 8.48). 7 counts as solved: 1 of 3 runs of double "
-        "and 1 of 3 runs of dqn got there. The difference between double and dqn may be chance "
-        "(Welch's t-test, p = 0.57): more seeds would tell."
+        "training games, dqn 6.00 (95% interval 3.52 to 8.48). 7 counts as solved: 1 of 3 runs of "
+        "double and 1 of 3 runs of dqn got there. The difference between double and dqn may be "
+        "chance (Welch's t-test, p = 0.57): more seeds would tell."
     )
 
 
