@@ -104,7 +104,7 @@ def test_a_page_that_cannot_be_written_is_told_and_leaves_nothing(refused, monke
 
 
 def test_last_lines_that_were_cut_off_are_left_out(tmp_path, capsys):
-    run = write_run(tmp_path / "run")
+    run = write_run(tmp_path / "run", seeds=(0, 1))
     for name, text in {
         "episodes.csv": "1000,",
         "metrics.jsonl": '{"st',

@@ -86,9 +86,11 @@ DOORS = {
     "--checkpoint": "evaluate",
     "--csv": "bench",
     "--episodes": "evaluate",
+    "--out": "report",
     "--peer": "bench",
     "--resume": "train",
     "--run-dir": "train",
+    "--solved": "report",
 }
 
 

@@ -128,29 +128,31 @@ def read_run(path: pathlib.Path) -> Run:
     for name in episodes:
         if "seconds" not in metrics.get(name, {}):
             raise ConfigError(f"{path / 'metrics.jsonl'}: nothing has been logged of seed {name}")
+    evaluations = _evaluations(path / "evaluations.csv")
     seeds = [
         Seed(
             number=int(name) if name.isdecimal() else 0,
             episodes=rows,
             metrics={key: np.array(points) for key, points in metrics[name].items()},
-            evaluations=_evaluations(path, name),
+            evaluations=evaluations.get(name, {}),
         )
         for name, rows in episodes.items()
     ]
     return Run(path, config, directory.read_record(path), tuple(seeds))
 
 
-def _evaluations(path: pathlib.Path, seed: str) -> dict[str, np.ndarray]:
-    table = path / "evaluations.csv"
-    if not table.is_file():
-        return {}
-    found: dict[str, list[tuple[Any, Any]]] = {}
-    for of_seed, policy, steps, mean in logs.read_table(
-        table, ["seed", "policy"], ["steps", "return_mean"]
-    ):
-        if of_seed == seed:
-            found.setdefault(str(policy), []).append((steps, mean))
-    return {policy: np.array(rows) for policy, rows in found.items()}
+def _evaluations(table: pathlib.Path) -> dict[str, dict[str, np.ndarray]]:
+    """Steps and mean return `[e, 2]` by seed and policy; nothing where there is no table."""
+    found: dict[str, dict[str, list[tuple[Any, Any]]]] = {}
+    if table.is_file():
+        rows = logs.read_table(table, ["seed", "policy"], ["steps", "return_mean"])
+        for seed, policy, steps, mean in rows:
+            of_seed = found.setdefault(str(seed), {})
+            of_seed.setdefault(str(policy), []).append((steps, mean))
+    return {
+        seed: {policy: np.array(points) for policy, points in of_seed.items()}
+        for seed, of_seed in found.items()
+    }
 
 
 Found = Iterable[tuple[str | None, Run]]

@@ -31,7 +31,9 @@ def headline(
     )
     if len(environments) == 1:
         return f"{trained} {_of_one(finals[0])}"
-    return f"{trained} {_of_several(found)}".strip()
+    if isinstance(found, str) or len(found.games) < len(environments):
+        return f"{trained} {_of_each(titles, finals)}"
+    return f"{trained} {_of_several(found)}"
 
 
 def _of_one(final: Final) -> str:
@@ -51,13 +53,21 @@ def _of_one(final: Final) -> str:
     return sentence
 
 
-def _of_several(found: Aggregates | str) -> str:
-    """How it went on several."""
-    if isinstance(found, str):
-        return found
+def _of_each(titles: Sequence[str], finals: Sequence[Final]) -> str:
+    """Who was ahead on each of several environments that cannot be averaged over."""
+    texts = []
+    for title, final in zip(titles[:MOST_NAMES], finals, strict=False):
+        best = max(final.scores, key=lambda label: float(final.scores[label].mean()))
+        alone = ", the only one" if len(final.scores) == 1 else ""
+        texts.append(f"on {title} {best} with {figure(float(final.scores[best].mean()))}{alone}")
+    return f"The highest mean score at the end had {'; '.join(texts)}."
+
+
+def _of_several(found: Aggregates) -> str:
+    """How it went over several."""
     ranked = sorted(found.rows, key=lambda label: -found.rows[label]["IQM"].value)
     texts = [f"{label} {told(*found.rows[label]['IQM'])}" for label in ranked[:MOST_NAMES]]
-    games = f"{len(found.games)} games" if len(found.games) > 1 else found.games[0]
+    games = f"{len(found.games)} games"
     return f"Interquartile mean of the {found.scale} on {games}: {', '.join(texts)}."
 
 

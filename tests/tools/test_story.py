@@ -54,6 +54,14 @@ def test_of_several_games_the_interquartile_mean(tmp_path):
     assert f"{words} on 2 games: dqn 0.21." in told(tmp_path)
 
 
+def test_where_agents_share_no_environments_who_was_ahead_on_each(tmp_path):
+    write_run(tmp_path / "a", level=7.0)
+    write_run(tmp_path / "b", agent="double", level=8.0)
+    write_run(tmp_path / "c", env="Acrobot-v1", level=-90.0)
+    words = "The highest mean score at the end had on CartPole-v1 double with 16.0; on Acrobot-v1 "
+    assert told(tmp_path).endswith(f"{words}dqn with −180.0, the only one.")
+
+
 def test_where_nobody_solved_it_that_is_said(tmp_path):
     write_run(tmp_path / "a")
     assert "475 counts as solved: no run got there." in told(tmp_path, {"CartPole-v1": 475.0})
