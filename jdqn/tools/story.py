@@ -31,9 +31,10 @@ def headline(
     )
     if len(environments) == 1:
         return f"{trained} {_of_one(finals[0])}"
-    if isinstance(found, str) or len(found.games) < len(environments):
+    is_human = all(final.human is not None for final in finals)
+    if isinstance(found, str) or len(found.games) < len(environments) or not is_human:
         return f"{trained} {_of_each(titles, finals)}"
-    return f"{trained} {_of_several(found)}"
+    return f"{trained} {_of_games(found)}"
 
 
 def _of_one(final: Final) -> str:
@@ -54,7 +55,7 @@ def _of_one(final: Final) -> str:
 
 
 def _of_each(titles: Sequence[str], finals: Sequence[Final]) -> str:
-    """Who was ahead on each of several environments that cannot be averaged over."""
+    """Who was ahead on each of several environments, the first of them."""
     texts = []
     for title, final in zip(titles[:MOST_NAMES], finals, strict=False):
         best = max(final.scores, key=lambda label: float(final.scores[label].mean()))
@@ -63,12 +64,14 @@ def _of_each(titles: Sequence[str], finals: Sequence[Final]) -> str:
     return f"The highest mean score at the end had {'; '.join(texts)}."
 
 
-def _of_several(found: Aggregates) -> str:
-    """How it went over several."""
+def _of_games(found: Aggregates) -> str:
+    """How it went over several games that human testers have played."""
     ranked = sorted(found.rows, key=lambda label: -found.rows[label]["IQM"].value)
     texts = [f"{label} {told(*found.rows[label]['IQM'])}" for label in ranked[:MOST_NAMES]]
-    games = f"{len(found.games)} games"
-    return f"Interquartile mean of the {found.scale} on {games}: {', '.join(texts)}."
+    return (
+        "Where 0 is a player who presses buttons at random and 1 a human tester, they typically "
+        f"ended (interquartile mean over {len(found.games)} games) at: {', '.join(texts)}."
+    )
 
 
 def _score(scores: np.ndarray) -> str:
