@@ -112,9 +112,10 @@ def number(value: float) -> str:
         return f"{value / 1e6:,.4g} M"
     if abs(value) >= 1_000:
         return f"{value:,.0f}"
-    if value and abs(value) < 1e-4:
-        return f"{value:.0e}"
-    return f"{round(value, 10):.4g}"
+    if 1e-12 < abs(value) < 1e-3:
+        digits, _, exponent = f"{value:.2e}".partition("e")
+        return f"{float(digits):g}e{int(exponent)}"
+    return f"{round(value, 6) + 0.0:.4g}"  # no -0
 
 
 def lines(

@@ -82,7 +82,8 @@ def test_a_comparison_has_a_row_for_each_and_no_interval_where_there_is_none():
         (2_500, "2,500"),
         (-110.0, "-110"),
         (2_500_000, "2.5 M"),
-        (3e-6, "3e-06"),
+        (1.75e-4, "1.75e-4"),
+        (-1e-17, "0"),
     ],
 )
 def test_numbers_of_an_axis(value, text):
