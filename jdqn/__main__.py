@@ -3,8 +3,7 @@
 COMMANDS = {
     "train": "trains an agent, or goes on with a run",
     "evaluate": "full games with a trained agent",
-    "report": "a page about runs: curves, scores, diagnostics, settings",
-    "plots": "a picture of learning curves",
+to    "plots": "a picture of learning curves",
     "export": "a trained agent as a folder to keep or give away",
     "bench": "speed of each stage, and the floor beside it",
 }

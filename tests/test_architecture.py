@@ -31,7 +31,7 @@ LEVELS = [
     {"runs"},
     {"loops"},
     {"tools"},
-    {"train", "evaluate", "export", "plots", "report", "bench"},  # the doors
+    {"train", "evaluate", "play", "report", "export", "plots", "bench"},  # the doors
     {"__main__"},  # names them
 ]
 LEVEL = {name: level for level, rooms in enumerate(LEVELS) for name in rooms}
@@ -45,6 +45,7 @@ IMPORTED_AS = {
     "ale-py": "ale_py",
     "backports.zstd": "backports",
     "pillow": "PIL",
+    "imageio-ffmpeg": "imageio_ffmpeg",
     "tomli-w": "tomli_w",
 }
 LATER_STANDARD_LIBRARY = {"compression"}  # from 3.14 on

@@ -10,7 +10,15 @@ from jdqn.config.layers import (
     with_overrides,
 )
 from jdqn.config.naming import is_own, suggest
-from jdqn.config.options import Parser, add_options, from_options, parse_count, parse_value
+from jdqn.config.options import (
+    Parser,
+    add_fields,
+    add_options,
+    fields_of,
+    from_options,
+    parse_count,
+    parse_value,
+)
 from jdqn.config.schema import Config, ConfigError, RunError
 from jdqn.config.sources import layers_of, protocol_of
 from jdqn.config.wording import shown
@@ -21,9 +29,11 @@ __all__ = [
     "ConfigError",
     "Parser",
     "RunError",
+    "add_fields",
     "add_options",
     "config_dir",
     "default_preset",
+    "fields_of",
     "from_options",
     "is_own",
     "layers_of",

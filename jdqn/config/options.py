@@ -142,13 +142,18 @@ def add_options(parser: Parser) -> None:
         help=f"how Atari scores are measured: {', '.join(names('protocols'))}, laid over all files "
         "(default: none)",
     )
-    for section, info in Config.model_fields.items():
-        model = info.annotation
-        assert isinstance(model, type)
-        assert issubclass(model, Section)
-        for field in model.model_fields:  # `--help SECTION` shows them
-            dotted = f"{section}.{field}"
-            parser.add_argument(f"--{dotted}", dest=dotted, help=argparse.SUPPRESS)
+    for section in Config.model_fields:
+        add_fields(parser, section)
+
+
+def add_fields(parser: Parser, section: str) -> None:
+    """Adds an option for each field of a section; `--help SECTION` shows them."""
+    model = Config.model_fields[section].annotation
+    assert isinstance(model, type)
+    assert issubclass(model, Section)
+    for field in model.model_fields:
+        dotted = f"{section}.{field}"
+        parser.add_argument(f"--{dotted}", dest=dotted, help=argparse.SUPPRESS)
 
 
 def _meant(text: str, options: list[str]) -> str:
@@ -174,18 +179,22 @@ def from_options(arguments: argparse.Namespace) -> Config:
 
 def asked_for(arguments: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `load_config` that parsed options stand for."""
-    overrides = {
-        k: parse_table(v) if k in TABLES else parse_value(v)
-        for k, v in vars(arguments).items()
-        if "." in k and v is not None
-    }
     return {
         "env": arguments.env,
         "agent": arguments.agent,
         "preset": arguments.preset,
         "protocol": arguments.protocol,
         "file": arguments.config,
-        "overrides": overrides,
+        "overrides": fields_of(arguments),
+    }
+
+
+def fields_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields among parsed options, by `section.field`."""
+    return {
+        k: parse_table(v) if k in TABLES else parse_value(v)
+        for k, v in vars(arguments).items()
+        if "." in k and v is not None
     }
 
 

@@ -1,6 +1,6 @@
 """Atari through the vector environment of ALE itself, ROMs included."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -32,10 +32,31 @@ def _import() -> None:
         del gymnasium.registry[name]
 
 
-class Ale:
-    """`num_envs` emulators; see `atari.Emulators`."""
+class Console(NamedTuple):
+    """What ALE knows of a game before it is played."""
 
-    def __init__(self, fields: Env, *, num_envs: int, seed: int):
+    screen: tuple[int, int]  # height and width of the television picture
+    actions: tuple[str, ...]  # what the agent's actions are called
+
+
+def console(fields: Env) -> Console:
+    """Screen and actions of a game, the same whoever emulates it. Raises ImportError."""
+    rom = rom_ids()[fields.name]
+    from ale_py import ALEInterface, LoggerMode, roms
+
+    ALEInterface.setLoggerMode(LoggerMode.Error)
+    game = ALEInterface()
+    game.loadROM(roms.get_rom_path(rom))
+    of_game = game.getMinimalActionSet()
+    actions = game.getLegalActionSet() if fields.full_action_space else of_game
+    height, width = game.getScreenDims()
+    return Console((height, width), tuple(action.name for action in actions))
+
+
+class Ale:
+    """`num_envs` emulators; see `atari.Emulators`. With the size of a picture, in colour."""
+
+    def __init__(self, fields: Env, *, num_envs: int, seed: int, **in_colour: int):
         rom = rom_ids()[fields.name]
         from ale_py.vector_env import AtariVectorEnv
 
@@ -55,6 +76,8 @@ class Ale:
             ),
             episodic_life=False,  # a lost life ends the bootstrap, not the game: see AtariEnv
             reward_clipping=False,  # clipped when drawn from the replay; the score stays raw
+            grayscale=not in_colour,
+            **in_colour,
         )
         # Counted in int32: of the last seeds some copies begin anew at 0.
         self._seeds = (seed + np.arange(num_envs)) % 2**31

@@ -84,12 +84,19 @@ def camel_case(game: str) -> str:
     return "".join(word.capitalize() for word in game.split("_"))
 
 
-def make(fields: Env, *, num_envs: int, seed: int) -> "AtariEnv":
-    """Makes `num_envs` copies of an Atari game; environment i is seeded with `seed + i`."""
+def make(
+    fields: Env, *, num_envs: int, seed: int, screen: tuple[int, int] | None = None
+) -> "AtariEnv":
+    """Makes `num_envs` copies of an Atari game; environment i is seeded with `seed + i`.
+
+    With `screen`, height and width of the television picture, frames are that, `[H, W, 3]`, of the
+    same games.
+    """
+    in_colour = {} if screen is None else {"img_height": screen[0], "img_width": screen[1]}
     if fields.backend == "ale":
         from jdqn.envs import ale
 
-        return AtariEnv(ale.Ale(fields, num_envs=num_envs, seed=seed), fields)
+        return AtariEnv(ale.Ale(fields, num_envs=num_envs, seed=seed, **in_colour), fields)
     import envpool
 
     envs = envpool.make(
@@ -107,6 +114,8 @@ def make(fields: Env, *, num_envs: int, seed: int) -> "AtariEnv":
         max_episode_steps=fields.max_episode_steps,
         episodic_life=False,  # a lost life ends the bootstrap, not the game: see AtariEnv
         reward_clip=False,  # clipped when drawn from the replay; the score stays raw
+        gray_scale=screen is None,
+        **in_colour,
     )
     return AtariEnv(Envpool(envs), fields)
 
@@ -117,13 +126,14 @@ class Envpool:
     def __init__(self, envs: Any):
         self._envs = envs
         self.num_envs: int = envs.spec.config.num_envs
-        self.frame_shape = envs.observation_space.shape[1:]
+        self._planes, *side = envs.observation_space.shape  # 1, or 3 of a picture in colour
+        self.frame_shape = (*side, self._planes) if self._planes > 1 else tuple(side)
         self.num_actions = int(envs.action_space.n)
 
     def start(self) -> tuple[np.ndarray, np.ndarray]:
         """Starts every game; frames and lives."""
         observation, info = self._envs.reset()
-        return observation[:, 0], info["lives"]
+        return self._newest(observation), info["lives"]
 
     def send(self, action: np.ndarray) -> None:
         """Starts the emulators on their own threads."""
@@ -137,14 +147,14 @@ class Envpool:
         """
         observation, _, terminated, truncated, info = self._envs.recv()
         over = terminated | info["terminated"].astype(bool)
-        return Seen(observation[:, 0], info["lives"], info["reward"], over, truncated)
+        return Seen(self._newest(observation), info["lives"], info["reward"], over, truncated)
 
     def replay(self, history: "History") -> tuple[np.ndarray, np.ndarray]:
         """Starts each game as often and repeats the actions; frames and lives."""
         frames, lives = (shown.copy() for shown in self.start())
 
         def note(observation: np.ndarray, info: dict[str, Any]) -> None:
-            frames[info["env_id"]] = observation[:, 0]
+            frames[info["env_id"]] = self._newest(observation)
             lives[info["env_id"]] = info["lives"]
 
         for number in range(1, int(history.resets.max())):
@@ -159,6 +169,10 @@ class Envpool:
     def close(self) -> None:
         """Stops the emulators."""
         self._envs.close()
+
+    def _newest(self, observation: np.ndarray) -> np.ndarray:
+        """`[E, H, W]`, or `[E, H, W, 3]` in colour."""
+        return np.moveaxis(observation, 1, -1) if self._planes > 1 else observation[:, 0]
 
 
 class AtariEnv:

@@ -98,6 +98,19 @@ def make(registered: Registered, fields: Env, *, num_envs: int, seed: int) -> Gy
         return GymEnv([functools.partial(_same, copy) for copy in local], codec, seed)
 
 
+def draws_itself(registered: Registered, fields: Env) -> bool:
+    """Whether an environment has pictures of itself: its `metadata` names `rgb_array`.
+
+    Raises:
+      ConfigError: it cannot be made.
+    """
+    made = _made(functools.partial(_make_one, registered, fields.kwargs.plain()), fields)
+    try:
+        return "rgb_array" in (made.metadata or {}).get("render_modes", ())
+    finally:
+        _close(made)
+
+
 def _made(make_one: Callable[[], gymnasium.Env], fields: Env) -> gymnasium.Env:
     try:
         return make_one()
@@ -209,6 +222,20 @@ class Copy(gymnasium.Env):
             bool(self._number("truncated", truncated, "biu")),
             {},
         )
+
+    def render(self) -> Any:
+        """The environment's own picture, `[H, W, 3]` u8, where it was made to draw one."""
+        assert self._env is not None
+        try:
+            picture = as_array(self._env.render())
+        except Exception as error:  # whatever its code raises, or a package it needs is missing
+            raise self._which(f"render raised {said(error)}") from error
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            raise self._which(
+                f"render returned shape {picture.shape}, {picture.dtype}; expected a picture "
+                "[H, W, 3], uint8"
+            )
+        return picture
 
     def close(self) -> None:
         """Closes this copy; never raises."""

@@ -52,6 +52,10 @@ class GymEnv:
         """Makes the step."""
         return self._stepped(*self._envs.step(self._action))
 
+    def picture(self) -> np.ndarray:
+        """The first environment's own picture, `[H, W, 3]` u8, where it was made to draw one."""
+        return self._envs.envs[0].render()
+
     def close(self) -> None:
         """Closes the environments."""
         self._envs.close()

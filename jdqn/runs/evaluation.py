@@ -69,10 +69,7 @@ def make_evaluator(
         state: AgentState, run_seed: int, offset: int, policy: str, watch: Watch | None = None
     ) -> Evaluation:
         seed = run_seed + offset
-        # Apart from the environments' key of the same seed.
-        key = jax.random.fold_in(jax.random.key(seed), np.uint32(2**31 + 1))
-        actor = agent.init_actor(key, num_envs)
-        actor = actor.replace(head=jnp.full_like(actor.head, head_of(policy)))
+        actor = start_actor(agent, seed, num_envs, policy)
         try:
             with contextlib.closing(play(state, actor, seed, run_seed)) as games:
                 tell = _Teller(watch, num_episodes, most).tell if watch else None
@@ -81,6 +78,14 @@ def make_evaluator(
             raise EnvError(f"in evaluation, {error}") from error
 
     return evaluate
+
+
+def start_actor(agent: Agent, seed: int, num_envs: int, policy: str) -> ActorState:
+    """The actor before the first tick of games with a seed."""
+    # Apart from the environments' key of the same seed.
+    key = jax.random.fold_in(jax.random.key(seed), np.uint32(2**31 + 1))
+    actor = agent.init_actor(key, num_envs)
+    return actor.replace(head=jnp.full_like(actor.head, head_of(policy)))
 
 
 def head_of(policy: str) -> int:
