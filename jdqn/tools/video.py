@@ -4,18 +4,20 @@ import io
 import itertools
 import os
 import pathlib
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
 from PIL import Image
 
-from jdqn.config import ConfigError
+from jdqn.config import ConfigError, RunError
 from jdqn.runs.files import write_whole
 
 ENDINGS = (".mp4", ".gif")
 COLOURS = 256
 SAMPLES = 12  # pictures that the colours of a GIF are taken from
-QUALITY = ("-crf", "20", "-preset", "medium", "-movflags", "+faststart")
+# Two planes of half the size for colour are what every player knows.
+CODEC = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "20", "-movflags", "+faststart"]
 
 
 def check_path(path: pathlib.Path, option: str = "--video") -> None:
@@ -59,7 +61,6 @@ def gif(draw: Callable[[int], Image.Image], holds: Sequence[int], fps: float) ->
     frames = pictures()
     file = io.BytesIO()
     first = next(frames)
-    # A list of one would be refused where there is one picture.
     first.save(
         file,
         format="GIF",
@@ -67,7 +68,8 @@ def gif(draw: Callable[[int], Image.Image], holds: Sequence[int], fps: float) ->
         append_images=frames,
         duration=durations(holds, fps),
         loop=0,
-        optimize=False,  # each picture would get a palette of its own
+        disposal=1,
+        optimize=True,  # what did not change is see-through, which compresses well
     )
     return file.getvalue()
 
@@ -99,27 +101,34 @@ def _palette(pictures: list[Image.Image]) -> Image.Image:
 
 
 def mp4(draw: Callable[[int], Image.Image], holds: Sequence[int], fps: float) -> bytes:
-    """H.264 in colours that every player knows."""
+    """H.264, encoded by the ffmpeg that `imageio_ffmpeg` brings along."""
     import imageio_ffmpeg
 
-    first = draw(0)
+    width, height = draw(0).size
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}"]
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "video.mp4"
-        writer = imageio_ffmpeg.write_frames(
-            str(path),
-            first.size,
-            fps=fps,
-            codec="libx264",
-            quality=None,
-            macro_block_size=2,
-            output_params=list(QUALITY),
-        )
-        try:
-            writer.send(None)
-            for i, hold in enumerate(holds):
-                picture = (first if i == 0 else draw(i)).tobytes()
-                for _ in range(hold):
-                    writer.send(picture)
-        finally:
-            writer.close()
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", *raw, "-i", "-"]
+        with subprocess.Popen(
+            [*command, *CODEC, str(path)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for this process to hear
+        ) as encoder:
+            assert encoder.stdin is not None
+            assert encoder.stderr is not None
+            try:
+                for i, hold in enumerate(holds):
+                    picture = draw(i).tobytes()
+                    for _ in range(hold):
+                        encoder.stdin.write(picture)
+                encoder.stdin.close()
+            except BrokenPipeError:  # said below
+                pass
+            except BaseException:
+                encoder.kill()
+                raise
+            said = encoder.stderr.read().decode(errors="replace")
+        if encoder.returncode or not path.is_file():
+            raise RunError(f"the video cannot be encoded: ffmpeg says {said}")
         return path.read_bytes()
