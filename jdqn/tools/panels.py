@@ -78,8 +78,8 @@ def scale_of(opinions: Iterable[Opinion], returns: np.ndarray | None) -> Scale:
             low = 0.0
         elif high < 0 and high > 0.5 * low:
             high = 0.0
-        margin = 0.04 * (high - low) or 1e-3
-        return Scale(low - margin * (low != 0), high + margin * (high != 0))
+        margin = 0.04 * (high - low) or 1e-3  # something, where all are the same
+        return Scale(low - margin * (low != 0), high + margin * (high != 0 or low == 0))
     weights = np.max([o.probabilities.max(axis=(0, 1)) for o in opinions], axis=0)  # type: ignore[union-attr]
     weighty = np.flatnonzero(weights > 0.02 * weights.max())
     shown = slice(max(weighty[0] - 1, 0), weighty[-1] + 2)

@@ -67,6 +67,7 @@ def gif(draw: Callable[[int], Image.Image], holds: Sequence[int], fps: float) ->
         save_all=True,
         append_images=frames,
         duration=durations(holds, fps),
+        palette=bytes(palette.getpalette() or ()),  # written once, not with every picture
         loop=0,
         disposal=1,
         optimize=True,  # what did not change is see-through, which compresses well
