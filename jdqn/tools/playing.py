@@ -86,12 +86,12 @@ def play(cast: Cast, asked: Asked) -> None:
     policy = asked.policy or config.agent.eval_policy
     games.check_policy(policy, config.network.heads)
     seed = config.train.seed + COMMAND_SEED_OFFSET if asked.seed is None else asked.seed
+    stage = screens.show(config, seed=seed)
+    stage.env.close()
     by = "" if cast.brain is None else f"; {policy}, epsilon {config.agent.epsilon_eval:g}"
     sys.stdout.write(f"{cast.title.env}, {cast.title.agent}{by}\n")
     sys.stdout.flush()
     seeds = range(seed, seed + asked.games)
-    stage = screens.show(config, seed=seed)
-    stage.env.close()
     if asked.video is not None:
         _write(cast, asked, _filmed(cast, asked, policy, seeds), stage)
     elif asked.is_best:

@@ -4,6 +4,7 @@ Whoever emulates Atari: the second emulator is a trusted part of what is tested 
 """
 
 import contextlib
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
@@ -20,7 +21,7 @@ from jdqn.envs.screens import Twins, show
 class Square(gymnasium.Env):
     """Ends after three steps; what `render` does is an argument."""
 
-    metadata = {"render_modes": ["rgb_array"]}
+    metadata: ClassVar = {"render_modes": ["rgb_array"]}
     observation_space = gymnasium.spaces.Box(0, 1, (2,), np.float32)
     action_space = gymnasium.spaces.Discrete(3, start=1)
 
@@ -45,7 +46,7 @@ class Square(gymnasium.Env):
 class Blind(Square):
     """Has no pictures."""
 
-    metadata = {"render_modes": ["human"]}
+    metadata: ClassVar = {"render_modes": ["human"]}
 
 
 @pytest.fixture(autouse=True)
@@ -156,11 +157,11 @@ def test_an_environment_that_cannot_render_is_named(drawn, said):
 
 def test_the_last_step_is_drawn_before_the_next_game():
     shown = show(tiny("Square-v0", env__kwargs={"drawn": "uint8"}), seed=0)
-    brightness = []
-    for timestep in steps(shown.env, [0, 0, 0]):
-        brightness.append(int(shown.picture().max()))
-    assert timestep.last.all()
-    assert brightness == [0, 10, 20, 30]
+    brightness = [
+        (bool(timestep.last[0]), int(shown.picture().max()))
+        for timestep in steps(shown.env, [0, 0, 0])
+    ]
+    assert brightness == [(False, 0), (False, 10), (False, 20), (True, 30)]
     shown.env.close()
 
 

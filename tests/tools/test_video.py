@@ -76,7 +76,7 @@ def test_an_mp4_is_what_every_player_knows(tmp_path):
 
 
 def test_what_ffmpeg_refuses_is_said():
-    with pytest.raises(RunError, match="ffmpeg says .*not divisible by 2"):
+    with pytest.raises(RunError, match=r"ffmpeg says .*not divisible by 2"):
         video.mp4(lambda _: Image.new("RGB", (65, 48)), [1], 15)
 
 
