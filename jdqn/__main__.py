@@ -3,7 +3,9 @@
 COMMANDS = {
     "train": "trains an agent, or goes on with a run",
     "evaluate": "full games with a trained agent",
-to    "plots": "a picture of learning curves",
+    "play": "shows a trained agent playing, in the terminal or as a video",
+    "report": "a page about runs: curves, scores, diagnostics, settings",
+    "plots": "a picture of learning curves",
     "export": "a trained agent as a folder to keep or give away",
     "bench": "speed of each stage, and the floor beside it",
 }

@@ -28,16 +28,10 @@ def train(
     hooks: Hooks | None = None,
     quiet: bool = False,
 ) -> Result:
-    """Trains in the loop that fits the environment; see `jdqn.train.train` for what is left out.
+    """Trains in the loop that fits the environment.
 
-    Args:
-      config: everything the run depends on.
-      run_dir: where to write; default `runs/ENV-AGENT-SEED-TIME`. Must be new or empty.
-      make_env: how environments are made on the host.
-      on_host: takes the host loop for an environment written in JAX too.
-      start_from: a run or an exported folder whose parameters a new run begins with.
-      hooks: functions of the user's that the run calls.
-      quiet: says warnings alone.
+    All arguments are those of `jdqn.train.train`, but for `on_host`, which takes the host loop for
+    an environment written in JAX too, and `hooks`, functions of the user's that the run calls.
 
     Raises:
       ConfigError: before anything is written.
