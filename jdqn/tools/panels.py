@@ -38,7 +38,7 @@ HEADS = [
 MARGIN = 16
 HEAD_HEIGHT = 56
 SCREEN = (480, 420)  # width and height at most
-LEAST_HEIGHT = 336
+LEAST_HEIGHT = 400
 BESIDE = 360
 SEEN_HEIGHT = 84  # of what the network sees
 MOST_SEEN = 10
@@ -243,7 +243,8 @@ class Board:
             acts = head == opinion.head
             dim = opinion.head >= 0 and not acts
             of_head = head_colour(head)
-            _bar(draw, start, x, y, y + each - 2, _dark(of_head) if dim else of_head)
+            end = y + each - (2 if each > 4 else 1)
+            _bar(draw, start, x, y, end, _dark(of_head) if dim else of_head)
             if acts:
                 _arrow(draw, left - 7, y + each // 2 - 1, TEXT, size=3)
 

@@ -80,7 +80,8 @@ def play(cast: Cast, asked: Asked) -> None:
       ConfigError: a policy that the agent does not have.
       EnvError: the environment goes wrong.
     """
-    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # pygame complains where there is no sound
+    for name in ("SDL_AUDIODRIVER", "SDL_VIDEODRIVER"):  # pygame draws into arrays alone here
+        os.environ.setdefault(name, "dummy")
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     config = cast.config
     policy = asked.policy or config.agent.eval_policy
