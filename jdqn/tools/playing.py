@@ -1,14 +1,18 @@
 """What `python -m jdqn.play` does: games of a trained or a random agent, shown or written."""
 
+import contextlib
 import os
 import pathlib
 import sys
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
+
+from PIL import Image
 
 from jdqn.config import Config, ConfigError, with_overrides
 from jdqn.envs import screens
 from jdqn.envs.screens import Shown
-from jdqn.runs import trained
+from jdqn.runs import progress, stopping, trained
 from jdqn.runs.evaluation import COMMAND_SEED_OFFSET
 from jdqn.tools import games, video
 from jdqn.tools.games import Brain, Film, Moment
@@ -123,8 +127,10 @@ def _filmed(cast: Cast, asked: Asked, policy: str, seeds: range) -> Film:
     for number, seed in enumerate(seeds):
         if asked.is_best:
             film = _new_film(asked)
-        for moment in games.play(cast.config, cast.brain, seed=seed, policy=policy):
-            film.append(moment)
+        with _saying() as say:
+            for moment in games.play(cast.config, cast.brain, seed=seed, policy=policy):
+                film.append(moment)
+                say(f"game {number + 1} of {len(seeds)}", f"{moment.step:,} steps")
         sys.stdout.write(_line(moment))
         sys.stdout.flush()
         if best is None or moment.score > best[0]:
@@ -141,6 +147,13 @@ def _filmed(cast: Cast, asked: Asked, policy: str, seeds: range) -> Film:
             f"--start {asked.start:g}: all that was played takes {film.seen / asked.fps:.1f} s"
         )
     return film
+
+
+@contextlib.contextmanager
+def _saying() -> Iterator[Callable[..., None]]:
+    """A line on stderr, where that is a terminal, which says how far something is."""
+    with contextlib.closing(progress.Line(stopping.Stop(), stderr=True)) as line:
+        yield lambda *texts: line.show(lambda: list(enumerate(texts)))
 
 
 def _line(moment: Moment) -> str:
@@ -167,7 +180,13 @@ def _write(cast: Cast, asked: Asked, film: Film, stage: Shown) -> None:
     holds = [1] * len(film)
     for number in film.ends:
         holds[number] = max(1, round(HOLD_SECONDS * asked.fps))
-    video.write(asked.video, lambda number: board.draw(film[number]), holds, asked.fps)
+    with _saying() as say:
+
+        def draw(number: int) -> Image.Image:
+            say(f"drawing {number + 1:,} of {len(film):,} pictures")
+            return board.draw(film[number])
+
+        video.write(asked.video, draw, holds, asked.fps)
     size = asked.video.stat().st_size / 1e6
     left_out = film.seen - len(film)
     cut = f"; of {film.seen / asked.fps:.1f} s, see --start and --seconds" if left_out else ""
