@@ -17,7 +17,8 @@ pytestmark = pytest.mark.slow
 
 PAGES = [page for page in docs.PAGES if page.parent.name != "results" and docs.commands(page)]
 SHORT_RUN = {
-    "--steps": "640",
+    "--steps": "384",
+    "--network.hidden": "[16]",
     "--replay.capacity": "5_000",
     "--train.learning_starts_steps": "320",
     "--env.max_episode_steps": "200",
@@ -75,7 +76,7 @@ def shortened(command):
     if "--peer" in arguments or any("results/" in argument for argument in arguments):
         return None
     if "--resume" in arguments:
-        return with_option(arguments, "--steps", "960")
+        return with_option(arguments, "--steps", "512")
     for name, value in SHORT.get(command.module, {}).items():
         arguments = with_option(arguments, name, value)
     if command.module == "jdqn.train" and "--train.eval_episodes" not in arguments:
