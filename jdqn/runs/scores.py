@@ -65,21 +65,23 @@ REFERENCE_SCORES = {
     "Zaxxon": (32.5, 9173.3),
 }
 # Five minutes, the shortest that any protocol gives a game: cut sooner, scores are no human's.
-FULL_GAME_STEPS = 4_500
+FULL_GAME_FRAMES = 18_000
 
 
 def human_normalised(config: Config, score: float) -> float | None:
     """0 for a random agent, 1 for the human tester.
 
     Args:
-      config: `env.name` is the game, `env.max_episode_steps` what cuts it short.
+      config: `env.name` is the game, `env.max_episode_steps` what cuts it short, each step of
+        `env.frame_skip` frames.
       score: raw return of full games.
 
     Returns:
       The score; None where the game has no reference, or is cut short of five minutes.
     """
     env = config.env
-    if env.name not in REFERENCE_SCORES or env.max_episode_steps < FULL_GAME_STEPS:
+    is_cut_short = env.max_episode_steps * env.frame_skip < FULL_GAME_FRAMES
+    if env.name not in REFERENCE_SCORES or is_cut_short:
         return None
     random, human = REFERENCE_SCORES[env.name]
     return (score - random) / (human - random)

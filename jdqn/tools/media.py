@@ -19,12 +19,16 @@ class Video(NamedTuple):
 
 
 def videos(folders: Iterable[pathlib.Path]) -> tuple[list[Video], list[str]]:
-    """The newest `*.mp4` or `*.gif` of each folder, and a sentence on each that is left out."""
+    """The newest `*.mp4` or `*.gif` of each folder, and a sentence on each that is left out.
+
+    A link is none: in the run of a stranger it may lead to a file that is not to be sent.
+    """
     found: list[Video] = []
     left_out: list[str] = []
     total = 0
     for folder in folders:
-        paths = [p for p in folder.iterdir() if p.suffix.lower() in TYPES and p.is_file()]
+        paths = [p for p in folder.iterdir() if p.suffix.lower() in TYPES]
+        paths = [p for p in paths if p.is_file() and not p.is_symlink()]
         for path in sorted(paths, key=lambda p: p.stat().st_mtime)[-1:]:
             size = path.stat().st_size
             if size > MOST_BYTES or total + size > MOST_BYTES_TOGETHER:

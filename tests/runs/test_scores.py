@@ -45,6 +45,8 @@ def test_there_are_57_games_under_the_names_that_envpool_knows(config):
     [
         ({"env__max_episode_steps": 4_500}, True),
         ({"env__max_episode_steps": 4_499}, False),
+        ({"env__max_episode_steps": 4_500, "env__frame_skip": 3}, False),
+        ({"env__max_episode_steps": 18_000, "env__frame_skip": 1}, True),
         ({"env__name": "AirRaid"}, False),
     ],
 )

@@ -32,3 +32,11 @@ def test_what_is_too_large_is_left_out_with_a_word(tmp_path, monkeypatch, limit)
     found, (sentence,) = media.videos([tmp_path])
     assert found == []
     assert sentence.startswith(f"{tmp_path / 'a.mp4'} is left out: 0.0 MB, at most ")
+
+
+def test_a_link_is_no_video(tmp_path):
+    """A run from a stranger must not put a file of the reader's into a page."""
+    (tmp_path / "secret").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "game.gif").symlink_to(tmp_path / "secret")
+    assert media.videos([tmp_path / "run"]) == ([], [])
