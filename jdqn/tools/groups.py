@@ -8,14 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jdqn.config import Config, ConfigError, load_config, shown
+from jdqn.config.wording import one_line
 from jdqn.runs import directory, files
 from jdqn.tools import curves, labels, logs
 
-# By what rules a game is played and scored: runs whose rules differ are not of one environment.
-RULES = (
-    *("kwargs", "size", "stochastic", "frame_skip", "sticky_probability", "full_action_space"),
-    *("noop_max", "fire_on_reset", "max_episode_steps"),
+# Of Atari, what scores depend on.
+PROTOCOL = (
+    *("frame_skip", "sticky_probability", "full_action_space", "noop_max", "fire_on_reset"),
+    "max_episode_steps",
 )
+# By what rules a game is played and scored: runs whose rules differ are not of one environment.
+RULES = ("kwargs", "size", "stochastic", *PROTOCOL)
 # What says nothing of the algorithm.
 ASIDE = (
     *("env.name", "env.num_threads", "env.vectorization", "agent.name"),
@@ -103,7 +106,7 @@ def _read(path: pathlib.Path) -> list[Run]:
         try:
             runs.append(read_run(inside))
         except ConfigError as error:
-            sys.stderr.write(f"warning: left out: {error}\n")
+            _say(f"warning: left out: {error}")
     if not runs:
         files.check_is_run(path, "RUN")
     return runs
@@ -123,11 +126,13 @@ def read_run(path: pathlib.Path) -> Run:
     for row in logs.read_metrics(path / "metrics.jsonl"):
         of_seed = metrics.setdefault(str(row.get("seed", config.train.seed)), {})
         for name, value in row.items():
-            if type(value) in (int, float) and name not in ("steps", "seed"):
+            if logs.is_number(value) and name not in ("steps", "seed"):
                 of_seed.setdefault(name, []).append((row["steps"], value))
     for name in episodes:
         if "seconds" not in metrics.get(name, {}):
             raise ConfigError(f"{path / 'metrics.jsonl'}: nothing has been logged of seed {name}")
+    for name in metrics.keys() - episodes.keys():
+        _say(f"note: {path}: seed {name} is left out, none of its games has ended")
     evaluations = _evaluations(path / "evaluations.csv")
     seeds = [
         Seed(
@@ -169,9 +174,9 @@ def _by_environment(found: Found) -> dict[str, list[tuple[str | None, Run]]]:
             rule for rule in RULES if _differ(getattr(run.config.env, rule) for _, run in several)
         ]
         if differing:
-            sys.stderr.write(
+            _say(
                 f"note: {name} is played by different rules ({', '.join(differing)}): kept apart, "
-                "scores are not comparable\n"
+                "scores are not comparable"
             )
         for label, run in several:
             rules = [f"{rule} {_short(getattr(run.config.env, rule))}" for rule in differing]
@@ -257,12 +262,17 @@ def _distinct(label: str, title: str, runs: Sequence[Run]) -> tuple[Run, ...]:
                 f"{label}: {run.path} and {twin.path} both have seed {seeds} on {title} and differ "
                 f"in {names[0]}; under one label runs are seeds of the same settings"
             )
-        sys.stderr.write(
+        _say(
             f"warning: left out: {run.path} has seed {seeds} of {label} on {title} as "
-            f"{twin.path} has, which goes as far\n"
+            f"{twin.path} has, which goes as far"
         )
     order: Callable[[Run], int] = runs.index
     return tuple(sorted(kept, key=order))
+
+
+def _say(sentence: str) -> None:
+    """A line on stderr; names in the runs of strangers must not steer the terminal."""
+    sys.stderr.write(one_line(sentence) + "\n")
 
 
 def _end(run: Run) -> float:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 from jdqn.config import ConfigError
 
 Row = tuple[str | float, ...]
+LARGEST = 1e100  # no run has such numbers, and sums of larger ones overflow
 
 
 def read_table(path: pathlib.Path, words: Sequence[str], numbers: Sequence[str]) -> Iterator[Row]:
@@ -70,7 +70,7 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
             if not isinstance(row, dict):
                 raise ValueError
             rows.append(row | {"steps": _finite(row["steps"])})
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             if number < len(lines) or text.endswith("\n"):
                 raise ConfigError(
                     f"{path}, line {number}: expected a JSON object with steps"
@@ -90,9 +90,14 @@ def by_seed(rows: Iterator[Row]) -> dict[str, np.ndarray]:
     return {seed: np.array(cells) for seed, cells in found.items()}
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value of a log can be drawn: no NaN, nothing near what overflows."""
+    return type(value) in (int, float) and abs(value) < LARGEST
+
+
 def _finite(cell: Any) -> float:
     value = float(cell)
-    if not math.isfinite(value):
+    if not is_number(value):
         raise ValueError
     return value
 

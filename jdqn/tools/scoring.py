@@ -11,14 +11,10 @@ from jdqn.config import ConfigError, parse_value
 from jdqn.config.naming import is_atari
 from jdqn.envs import gym
 from jdqn.runs.scores import human_normalised
-from jdqn.tools import curves, statistics
-from jdqn.tools.groups import Environment, Group, Seed
+from jdqn.tools import curves, logs, statistics
+from jdqn.tools.groups import PROTOCOL, Environment, Group, Seed
 
 PROFILE_POINTS = 101
-PROTOCOL = (
-    *("frame_skip", "sticky_probability", "full_action_space", "noop_max", "fire_on_reset"),
-    "max_episode_steps",
-)
 
 
 class Final(NamedTuple):
@@ -53,29 +49,30 @@ class Aggregates(NamedTuple):
 def read_solved(text: str | None, environments: Sequence[Environment]) -> dict[str, float]:
     """Thresholds by title: those of Gymnasium's registry, and what `--solved` says.
 
+    There an environment is called by its name: by whatever rules it is played.
+
     Raises:
       ConfigError: no number, or of no environment of the report.
     """
-    titles = [environment.title for environment in environments]
-    found = {}
+    by_name: dict[str, list[str]] = {}
     for environment in environments:
-        threshold = gym.reward_threshold(environment.config.env.name)
+        by_name.setdefault(environment.config.env.name, []).append(environment.title)
+    found: dict[str, float] = {}
+    for name, titles in by_name.items():
+        threshold = gym.reward_threshold(name)
         if threshold is not None:
-            found[environment.title] = threshold
-    if text is None:
-        return found
-    for part in text.split(","):
-        title, _, number = part.rpartition("=")
+            found |= dict.fromkeys(titles, threshold)
+    names = " and ".join(by_name)
+    for part in text.split(",") if text is not None else ():
+        name, _, number = part.rpartition("=")
         value = parse_value(number)
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if not logs.is_number(value):
             raise ConfigError(f"--solved {text}: must be a number, or ENV=NUMBER,ENV=NUMBER")
-        if title and title not in titles:
-            raise ConfigError(f"--solved {text}: no run is on {title}, only {' and '.join(titles)}")
-        if not title and len(titles) > 1:
-            raise ConfigError(
-                f"--solved {text}: the runs are on {' and '.join(titles)}; expected ENV=NUMBER"
-            )
-        found[title or titles[0]] = float(value)
+        if name and name not in by_name:
+            raise ConfigError(f"--solved {text}: no run is on {name}, only {names}")
+        if not name and len(by_name) > 1:
+            raise ConfigError(f"--solved {text}: the runs are on {names}; expected ENV=NUMBER")
+        found |= dict.fromkeys(by_name[name or next(iter(by_name))], float(value))
     return found
 
 

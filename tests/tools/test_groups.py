@@ -90,6 +90,34 @@ def test_in_a_folder_what_cannot_be_shown_is_left_out_with_a_word(tmp_path, caps
     )
 
 
+def test_a_seed_without_a_finished_game_is_left_out_with_a_word(tmp_path, capsys):
+    path = write_run(tmp_path / "a", seeds=(0, 1))
+    lines = (path / "episodes.csv").read_text().splitlines(keepends=True)
+    (path / "episodes.csv").write_text("".join(line for line in lines if ",1," not in line))
+    assert shape(groups.read_groups([str(path)])) == {"CartPole-v1": {"dqn": [0]}}
+    assert capsys.readouterr().err == (
+        f"note: {path}: seed 1 is left out, none of its games has ended\n"
+    )
+
+
+def test_figures_that_cannot_be_drawn_are_left_out(tmp_path):
+    path = write_run(tmp_path / "a")
+    with (path / "metrics.jsonl").open("a") as file:
+        for value in ("NaN", "1e308", "1" + 400 * "0"):
+            file.write(f'{{"steps": 2000, "seconds": {value}, "loss": {value}}}\n')
+    (seed,) = groups.read_run(path).seeds
+    assert seed.metrics["loss"][-1].tolist() == [1_000, 0.2]
+    assert seed.metrics["seconds"].shape == (5, 2)
+
+
+def test_names_of_strangers_do_not_steer_the_terminal(tmp_path, capsys):
+    for i, path in enumerate([tmp_path / "a", tmp_path / "b"]):
+        config = write_run(path, seeds=(i,), env__size=8 + i) / "config.toml"
+        config.write_text(config.read_text().replace("CartPole-v1", "Cart\\u001b[2J"))
+    groups.read_groups([str(tmp_path)])
+    assert capsys.readouterr().err.startswith(r"note: Cart\x1b[2J is played by different rules (si")
+
+
 def test_runs_of_one_label_that_share_a_seed_are_refused(tmp_path):
     a = write_run(tmp_path / "a", agent="dqn")
     b = write_run(tmp_path / "b", agent="double")

@@ -35,6 +35,7 @@ def test_a_row_that_was_cut_off_is_left_out_with_a_word(tmp_path, capsys, end):
         ('{"steps": 1}\n[1]\n', "line 2: expected a JSON object"),
         ('{"steps": 1}\n{"steps": NaN}\n', "line 2: expected a JSON object"),
         ('{"steps": null}\n{"steps": 1}\n', "line 1: expected a JSON object"),
+        ('{"steps": 1' + 400 * "0" + "}\n", "line 1: expected a JSON object"),
     ],
 )
 def test_metrics_that_cannot_be_read(tmp_path, text, words):

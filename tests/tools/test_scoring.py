@@ -48,6 +48,13 @@ def test_solved_is_what_gymnasium_says_or_the_option(tmp_path):
             scoring.read_solved(text, environments)
 
 
+def test_solved_holds_by_whatever_rules_an_environment_is_played(tmp_path):
+    environments = read(write_run(tmp_path / "a"), write_run(tmp_path / "b", env__noop_max=1))
+    titles = [environment.title for environment in environments]
+    assert len(titles) == 2
+    assert scoring.read_solved("CartPole-v1=20", environments) == dict.fromkeys(titles, 20.0)
+
+
 def test_over_atari_games_scores_are_human_normalised(tmp_path):
     for i, game in enumerate(["Breakout", "Pong"]):
         write_run(tmp_path / game, env=game, seeds=(0, 1), level=0.85 if i == 0 else -3.0)
