@@ -3,13 +3,14 @@
 python -m jdqn.plots curve.png DQN=runs/a Double=runs/b,runs/c
 """
 
+import io
 import pathlib
 import shlex
 import sys
 from typing import TYPE_CHECKING
 
 from jdqn.config import ConfigError, Parser
-from jdqn.runs import stopping
+from jdqn.runs import files, stopping
 
 if TYPE_CHECKING:
     from jdqn.tools.labels import Given
@@ -53,7 +54,12 @@ def draw(picture: pathlib.Path, texts: list[str]) -> None:
     read = {label: curves.read_curves(given.paths, label=label) for label, given in runs.items()}
     title = f"Training on {', '.join(environments)}" if environments else "Training"
     curves.draw_curves(read, drawn.subplots(), title)
-    drawn.savefig(picture, dpi=120)
+    data = io.BytesIO()
+    drawn.savefig(data, dpi=120, format=picture.suffix[1:].lower())
+    try:
+        files.write_whole(picture, data.getvalue())
+    except OSError as error:
+        raise ConfigError(f"PICTURE {picture}: cannot be written: {error.strerror}") from None
     sys.stdout.write("| label | seeds | steps | mean of the last 100 games |\n|---|---|---|---|\n")
     for label, (steps, returns) in read.items():
         mean, half = curves.interval(returns[:, -1])

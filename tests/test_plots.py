@@ -52,6 +52,18 @@ def test_steps_have_thousands_separators_and_a_single_seed_no_interval(runs):
     assert "<!-- B, 1 seed -->" in picture
 
 
+def test_a_picture_that_cannot_be_written_leaves_nothing(runs, monkeypatch, capsys):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("jdqn.runs.files.os.fsync", full)
+    with pytest.raises(SystemExit):
+        plots.main([str(runs / "curve.svg"), f"B={runs / 'b'}"])
+    said = f"error: PICTURE {runs / 'curve.svg'}: cannot be written: No space left on device"
+    assert said in capsys.readouterr().err
+    assert sorted(path.name for path in runs.iterdir()) == ["a", "b"]
+
+
 def test_several_environments_are_drawn_where_every_run_has_a_label(runs):
     plots.main([str(runs / "curve.svg"), f"A={runs / 'a'}", f"B={runs / 'b'}"])
     assert "Training on CartPole-v1, Pong" in (runs / "curve.svg").read_text()

@@ -30,6 +30,8 @@ def check_path(path: pathlib.Path, option: str = "--video") -> None:
         raise ConfigError(f"{option} {path}: is there and no file")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ConfigError(f"{option} {path}: no permission to write it")
+    if path.suffix.lower() == ".mp4":
+        _ffmpeg(f"{option} {path}")
 
 
 def write(
@@ -76,13 +78,16 @@ def gif(draw: Callable[[int], Image.Image], holds: Sequence[int], fps: float) ->
 
 
 def durations(holds: Sequence[int], fps: float) -> list[int]:
-    """For how long pictures are shown, milliseconds: a GIF knows hundredths of a second alone."""
+    """For how long pictures are shown, milliseconds: a GIF knows hundredths of a second alone.
+
+    Two are the least: one that is shorter is shown for ten by browsers.
+    """
     ends = [0]
     frames = 0
     for hold in holds:
         frames += hold
         ends.append(round(100 * frames / fps))
-    return [10 * max(1, b - a) for a, b in itertools.pairwise(ends)]
+    return [10 * max(2, b - a) for a, b in itertools.pairwise(ends)]
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -103,13 +108,11 @@ def _palette(pictures: list[Image.Image]) -> Image.Image:
 
 def mp4(draw: Callable[[int], Image.Image], holds: Sequence[int], fps: float) -> bytes:
     """H.264, encoded by the ffmpeg that `imageio_ffmpeg` brings along."""
-    import imageio_ffmpeg
-
     width, height = draw(0).size
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}"]
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "video.mp4"
-        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", *raw, "-i", "-"]
+        command = [_ffmpeg(path.name), "-loglevel", "error", *raw, "-i", "-"]
         with subprocess.Popen(
             [*command, *CODEC, str(path)],
             stdin=subprocess.PIPE,
@@ -133,3 +136,15 @@ def mp4(draw: Callable[[int], Image.Image], holds: Sequence[int], fps: float) ->
         if encoder.returncode or not path.is_file():
             raise RunError(f"the video cannot be encoded: ffmpeg says {said}")
         return path.read_bytes()
+
+
+def _ffmpeg(what: str) -> str:
+    """Where it lies. Raises ConfigError, about something, where it does not."""
+    import imageio_ffmpeg
+
+    try:
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{what}: there is no ffmpeg to encode MP4 with; write a .gif, or install ffmpeg"
+        ) from error

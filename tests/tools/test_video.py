@@ -56,7 +56,7 @@ def test_times_of_a_gif_add_up():
     times = video.durations([1] * 300, 15)
     assert set(times) == {60, 70}
     assert sum(times) == 20_000
-    assert video.durations([1], 1_000) == [10]
+    assert video.durations([1], 1_000) == [20]
 
 
 def test_an_mp4_is_what_every_player_knows(tmp_path):
@@ -103,6 +103,16 @@ def test_paths_that_cannot_be_written_are_refused(tmp_path):
         with pytest.raises(ConfigError, match=f"--video .*{name}: {said}"):
             video.check_path(tmp_path / name)
     video.check_path(tmp_path / "game.GIF")
+
+
+def test_without_an_encoder_an_mp4_is_refused_before_anything_is_played(tmp_path, monkeypatch):
+    def missing():
+        raise RuntimeError("No ffmpeg exe could be found")
+
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", missing)
+    with pytest.raises(ConfigError, match=r"--video .*game.mp4: there is no ffmpeg to encode MP4"):
+        video.check_path(tmp_path / "game.mp4")
+    video.check_path(tmp_path / "game.gif")
 
 
 def test_numbers_are_spread():
