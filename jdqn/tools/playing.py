@@ -18,9 +18,8 @@ from jdqn.tools import games, video
 from jdqn.tools.games import Brain, Film, Moment
 from jdqn.tools.panels import Board, Title, scale_of
 from jdqn.tools.scenes import Look
-from jdqn.tools.terminal import Terminal
+from jdqn.tools.terminal import HOLD_SECONDS, Terminal
 
-HOLD_SECONDS = 1.0  # at the end of a game
 GIF_SECONDS = 30.0  # of one, unless told otherwise
 
 
@@ -188,8 +187,9 @@ def _write(cast: Cast, asked: Asked, film: Film, stage: Shown) -> None:
 
         video.write(asked.video, draw, holds, asked.fps)
     size = asked.video.stat().st_size / 1e6
-    left_out = film.seen - len(film)
-    cut = f"; of {film.seen / asked.fps:.1f} s, see --start and --seconds" if left_out else ""
+    cut = ""
+    if len(film) < film.seen:
+        cut = f"; {len(film):,} of {film.seen:,} pictures, see --start and --seconds"
     sys.stdout.write(
         f"written: {asked.video} ({size:.1f} MB, {sum(holds) / asked.fps:.1f} s{cut})\n"
     )

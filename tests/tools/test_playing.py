@@ -53,7 +53,7 @@ def test_games_come_one_after_another(cast, tmp_path, capsys):
 def test_a_part_is_shown_and_the_rest_is_said_to_be_left_out(cast, tmp_path, capsys):
     path = tmp_path / "game.gif"
     playing.play(cast, Asked(seed=7, video=path, start=0.2, seconds=0.4, fps=10))
-    assert "0.4 s; of 1.3 s, see --start and --seconds)" in capsys.readouterr().out
+    assert "0.4 s; 4 of 13 pictures, see --start and --seconds)" in capsys.readouterr().out
     with Image.open(path) as image:
         assert image.n_frames <= 4
     with pytest.raises(ConfigError, match=r"--start 60: all that was played takes 0.9 s"):
