@@ -105,6 +105,12 @@ def _notes(environments: Sequence[Environment]) -> list[str]:
             notes.append(
                 f"{env.title}: agents were trained for different numbers of steps: {told}."
             )
+        together = {len(run.seeds) for group in env.groups for run in group.runs}
+        if len(together) > 1:
+            notes.append(
+                f"{env.title}: some runs trained several seeds together; against wall-clock "
+                "each of those seeds has the time of all of its run."
+            )
         for group in env.groups:
             ends = [float(seed.metrics["seconds"][-1, 0]) for seed in group.seeds]
             if min(ends) < curves.ABOUT_EQUAL * max(ends):

@@ -138,6 +138,14 @@ def test_seeds_and_agents_of_different_lengths_are_told(tmp_path):
     assert "trained for different numbers of steps: dqn 500, double 2,000." in text
 
 
+def test_seeds_that_were_trained_together_are_told_where_others_were_not(tmp_path):
+    together = write_run(tmp_path / "a", seeds=(0, 1))
+    alone = write_run(tmp_path / "b", agent="double")
+    told = "some runs trained several seeds together; against wall-clock each"
+    assert told in read([together, alone])[0]
+    assert told not in read([together])[0]
+
+
 def test_curves_against_time_follow_each_seeds_own_speed(tmp_path):
     env = groups.read_groups([str(write_run(tmp_path / "a", seeds=(0, 1)))])[0]
     seed = env.groups[0].seeds[0]  # 200 steps every 1.5 seconds
