@@ -49,7 +49,7 @@ class Hooks:
         try:
             answers = [function(row) for row in rows]
         except Exception as error:  # whatever the user's code raises
-            self.error = error
+            self.error = self.error or error  # the first is what it began with
             answers = [True]
         # Not whatever is true: a function may return what it has drawn.
         if any(isinstance(answer, bool | np.bool_) and answer for answer in answers):

@@ -110,6 +110,19 @@ class Mine(Exception):
     pass
 
 
+def test_of_two_functions_that_raise_at_one_step_the_first_is_told():
+    def broken(name):
+        def function(row):
+            raise Mine(name)
+
+        return function
+
+    hooks = Hooks(broken("on_log"), broken("on_evaluation"))
+    for reason in (stopping.ON_LOG, stopping.ON_EVALUATION):
+        hooks.tell(reason, [{}], stopping.Stop())
+    assert str(hooks.error) == "on_log"
+
+
 def test_what_a_function_raises_comes_out_after_a_checkpoint(straight, tmp_path, capsys):
     def broken(row):
         raise Mine("no more figures")
