@@ -47,6 +47,10 @@ def render(environments: Sequence[Environment], thresholds: dict[str, float]) ->
     found = scoring.aggregate(environments, finals)
     labels = list(dict.fromkeys(group.label for env in environments for group in env.groups))
     colors = {label: i % COLORS for i, label in enumerate(labels)}
+    folders = {
+        env.title: [run.path for group in env.groups for run in group.runs] for env in environments
+    }
+    videos = media.videos(folders)
     template = jinja2.Environment(
         loader=jinja2.PackageLoader("jdqn", "tools"),
         autoescape=True,
@@ -60,7 +64,8 @@ def render(environments: Sequence[Environment], thresholds: dict[str, float]) ->
         facts=_facts(environments, labels),
         notes=_notes(environments),
         sections=[
-            _section(env, final, colors) for env, final in zip(environments, finals, strict=True)
+            _section(env, final, colors, *videos[env.title])
+            for env, final in zip(environments, finals, strict=True)
         ],
         overall=_overall(found, colors),
         colors=COLORS,
@@ -121,9 +126,14 @@ def _notes(environments: Sequence[Environment]) -> list[str]:
     return notes
 
 
-def _section(env: Environment, final: Final, colors: dict[str, int]) -> dict[str, Any]:
-    """All that is shown of an environment."""
-    videos, left_out = media.videos([run.path for group in env.groups for run in group.runs])
+def _section(
+    env: Environment,
+    final: Final,
+    colors: dict[str, int],
+    videos: Sequence[media.Video],
+    left_out: Sequence[str],
+) -> dict[str, Any]:
+    """All that is shown of an environment, and sentences on videos that are left out."""
     return {
         "title": env.title,
         "legend": [(g.label, colors[g.label], curves.seeds_of(len(g.seeds))) for g in env.groups],
