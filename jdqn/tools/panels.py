@@ -43,6 +43,7 @@ BESIDE = 360
 SEEN_HEIGHT = 84  # of what the network sees
 MOST_SEEN = 10
 MOST_ROW = 88
+MOST_ACTIONS = 18  # that have room
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
@@ -173,11 +174,13 @@ class Board:
         graph = (left + name_width, right - value_width)
         first = top + 32
         last = bottom - 22
-        row = min(MOST_ROW, (last - first) // len(self._actions))
+        shown = shown_actions(moment, len(self._actions))
+        row = min(MOST_ROW, (last - first) // len(shown))
         if opinion is not None:
-            self._axis(draw, graph, first + len(self._actions) * row, first)
-        for action, name in enumerate(self._actions):
-            y = first + action * row
+            self._axis(draw, graph, first + len(shown) * row, first)
+        for place, action in enumerate(shown):
+            y = first + place * row
+            name = self._actions[action]
             chosen = action == moment.action
             if chosen:
                 draw.rounded_rectangle((left + 6, y + 1, right - 6, y + row - 2), 4, CHOSEN)
@@ -280,6 +283,18 @@ class Board:
             for place, head in enumerate(fans[:10]):
                 x = right - 6 - 8 * place
                 draw.rectangle((x, middle + 4, x + 5, middle + 9), head_colour(int(head)))
+
+
+def shown_actions(moment: Moment, num_actions: int) -> list[int]:
+    """Those that are shown: all, or of many the one that is taken and the best ones."""
+    if num_actions <= MOST_ACTIONS:
+        return list(range(num_actions))
+    worth = np.zeros(num_actions)
+    if moment.opinion is not None:
+        worth = moment.opinion.q.mean(axis=0, dtype=np.float64)
+    if moment.action is not None:
+        worth[moment.action] = np.inf
+    return sorted(np.argsort(-worth, kind="stable")[:MOST_ACTIONS].tolist())
 
 
 def who_acts(opinion: Opinion | None) -> tuple[str, tuple[int, int, int]]:

@@ -12,7 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from jdqn.tools.games import Moment, Opinion
-from jdqn.tools.panels import Scale, Title, head_colour, number, scale_of, who_acts
+from jdqn.tools.panels import (
+    Scale,
+    Title,
+    head_colour,
+    number,
+    scale_of,
+    shown_actions,
+    who_acts,
+)
 
 UPPER_HALF = "▀"
 FULL = "█"
@@ -120,7 +128,8 @@ def _opinion(actions: tuple[str, ...], scale: Scale | None, moment: Moment) -> T
     chosen = Style(color=Color.from_rgb(*colour), bold=True)
     table = Table.grid(padding=(0, 1))
     table.add_row("", Text("Q-values" if opinion else "actions", "bold"), Text(by, chosen))
-    for action, name in enumerate(actions):
+    for action in shown_actions(moment, len(actions)):
+        name = actions[action]
         is_chosen = action == moment.action
         style = chosen if is_chosen else Style()
         mark = Text("▶" if is_chosen else " ", style)

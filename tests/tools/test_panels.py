@@ -34,13 +34,21 @@ def has(image, colour):
     return bool((np.asarray(image) == colour).all(axis=2).any())
 
 
-@pytest.mark.parametrize("actions", [2, 4, 18])
+@pytest.mark.parametrize("actions", [2, 4, 18, 1_024])
 @pytest.mark.parametrize("heads", [1, 5, 10, 40])
 def test_every_number_of_heads_and_actions_is_drawn(heads, actions):
     image = board(actions).draw(moment(opinion(heads, actions)))
     assert image.size == (3 * panels.MARGIN + 320 + panels.BESIDE, 56 + 420 + 16)
     assert has(image, BEST)
     assert (heads > 1) == has(image, panels.HEADS[0])  # the head that acts
+
+
+def test_of_many_actions_the_taken_and_the_best_are_shown():
+    q = np.arange(40, dtype=np.float32)[None]
+    told = moment(Opinion(q, None, 0, False), action=3)
+    assert panels.shown_actions(told, 40) == [3, *range(23, 40)]
+    assert panels.shown_actions(moment(None, action=None), 40) == list(range(18))
+    assert panels.shown_actions(told, 18) == list(range(18))
 
 
 @pytest.mark.parametrize(
