@@ -2,7 +2,6 @@
 
 import argparse
 import pathlib
-import sys
 
 from jdqn.config import (
     Config,
@@ -166,15 +165,13 @@ def _count_of_games(arguments: argparse.Namespace) -> int:
 
 def _video(arguments: argparse.Namespace) -> pathlib.Path | None:
     """Where the video goes; None: a terminal shows the games."""
-    if arguments.video is not None:
-        from jdqn.tools import video
+    if arguments.video is None:
+        return None
+    from jdqn.tools import video
 
-        path = pathlib.Path(arguments.video)
-        video.check_path(path)
-        return path
-    if not sys.stdout.isatty():
-        raise ConfigError("stdout is no terminal to show games in: add --video game.mp4 or .gif")
-    return None
+    path = pathlib.Path(arguments.video)
+    video.check_path(path)
+    return path
 
 
 def _seed(option: str, text: str | None) -> int | None:

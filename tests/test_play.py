@@ -1,14 +1,12 @@
 """The command `python -m jdqn.play`."""
 
 import functools
-import sys
 
 import pytest
 from bad_inputs_helpers import check_refusal, fill
 from PIL import Image
 
 from jdqn import play
-from jdqn.config import Parser
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +77,7 @@ BAD = {
     "ending": ([*RANDOM, "--video", "new.avi"], ["--video new.avi", ".mp4 or .gif"]),
     "no folder": ([*RANDOM, "--video", "no/new.gif"], ["--video no/new.gif", "no folder no"]),
     "folder": ([*RANDOM, "--video", "folder"], ["--video folder", ".mp4 or .gif"]),
+    "no run, no terminal": (["none"], ["none is not a run directory"]),
     "no terminal": (RANDOM, ["stdout is no terminal", "--video game.mp4"]),
     "no environment": (
         ["--env", "CartPol", "--agent", "random", *VIDEO],
@@ -92,10 +91,3 @@ BAD = {
 @pytest.mark.parametrize(("argv", "said"), BAD.values(), ids=BAD.keys())
 def test_what_cannot_be_shown_is_refused(refused, argv, said):
     refused("play", argv, said)
-
-
-def test_where_there_is_a_terminal_no_video_is_needed(monkeypatch):
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    parser = Parser()
-    play._add_how(parser)
-    assert play._video(parser.parse([])) is None

@@ -56,7 +56,8 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         "evaluation at 2,000 steps: 2 full games, mean ",
         "done: 2,000 steps in 0:0",
         f"  python -m jdqn.evaluate runs/{path.name}",
-        f"  python -m jdqn.plots curve.png runs/{path.name}",
+        f"  python -m jdqn.play runs/{path.name}",
+        f"  python -m jdqn.report runs/{path.name} --out report.html",
         f"  python -m jdqn.train --resume runs/{path.name} --steps 4000",
     ]
     for line, start in zip(lines, starts, strict=True):

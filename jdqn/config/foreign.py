@@ -111,7 +111,7 @@ def ours(name: str, known: Iterable[str]) -> str | None:
         for section, info in Config.model_fields.items()
         if field in getattr(info.annotation, "model_fields", {}) and field != "name"
     ]
-    found = homes[0] if len(homes) == 1 else FOREIGN.get(plain)
+    found = homes[0] if len(homes) == 1 else FOREIGN.get(plain, FOREIGN.get(field))
     if found is None or f"--{found.partition(' ')[0]}" not in known:
         return None
     return f"--{found}"

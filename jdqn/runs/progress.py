@@ -341,7 +341,8 @@ def next_commands(
     more = goal or (f"--steps {2 * steps}" if steps <= MOST_STEPS // 2 else None)
     commands = {
         f"python -m jdqn.evaluate {run}": plays,
-        f"python -m jdqn.plots curve.png {run}": draws,
+        f"python -m jdqn.play {run}": plays,
+        f"python -m jdqn.report {run} --out report.html": draws,
         f"python -m jdqn.train --resume {run} {more}": plays and more is not None,
     }
     return "\n".join(f"  {command}" for command, fits in commands.items() if fits)

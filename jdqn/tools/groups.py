@@ -59,6 +59,11 @@ class Group(NamedTuple):
         """Of all runs."""
         return [seed for run in self.runs for seed in run.seeds]
 
+    @property
+    def steps(self) -> int:
+        """Agent steps that every seed has logged: where seeds are compared."""
+        return int(min(seed.metrics["seconds"][-1, 0] for seed in self.seeds))
+
 
 class Environment(NamedTuple):
     """An environment under one set of rules, and who was trained on it."""
@@ -195,7 +200,7 @@ def _by_label(several: Found) -> dict[str, list[Run]]:
         else:
             groups.setdefault(label, []).append(run)
     for agent, runs in by_agent.items():
-        names = [name for name in differing(runs) if name != "train.steps"]
+        names = _settings(runs)
         settings = {
             run.path: tuple(f"{name.partition('.')[2]} {value_of(run, name)}" for name in names)
             for run in runs
@@ -220,6 +225,14 @@ def differing(runs: Iterable[Run]) -> list[str]:
         if f"{section}.{field}" not in ASIDE
         and _differ(config[section][field] for config in configs)
     ]
+
+
+def _settings(runs: Sequence[Run]) -> list[str]:
+    """What differs, but for steps that were added when a run went on: schedules keep theirs."""
+    lengths = ("train.steps", "train.schedule_steps")
+    names = [name for name in differing(runs) if name not in lengths]
+    schedules = [run.config.train.schedule_steps or run.config.train.steps for run in runs]
+    return [*names, "train.steps"] if _differ(schedules) else names
 
 
 def value_of(run: Run, name: str) -> str:
@@ -257,14 +270,14 @@ def _distinct(label: str, title: str, runs: Sequence[Run]) -> tuple[Run, ...]:
             kept.append(run)
             continue
         seeds = ", ".join(map(str, sorted(numbers & {seed.number for seed in twin.seeds})))
-        if names := [name for name in differing([run, twin]) if name != "train.steps"]:
+        if names := _settings([run, twin]):
             raise ConfigError(
                 f"{label}: {run.path} and {twin.path} both have seed {seeds} on {title} and differ "
                 f"in {names[0]}; under one label runs are seeds of the same settings"
             )
         _say(
             f"warning: left out: {run.path} has seed {seeds} of {label} on {title} as "
-            f"{twin.path} has, which goes as far"
+            f"{twin.path} has, which goes at least as far"
         )
     order: Callable[[Run], int] = runs.index
     return tuple(sorted(kept, key=order))

@@ -59,7 +59,7 @@ def render(environments: Sequence[Environment], thresholds: dict[str, float]) ->
         lstrip_blocks=True,
     ).get_template("report.html")
     return template.render(
-        title=f"{story.listed(labels)} on {story.listed([env.title for env in environments])}",
+        title=story.who_on_what(environments),
         headline=story.headline(environments, finals, found),
         facts=_facts(environments, labels),
         notes=_notes(environments),
@@ -84,7 +84,7 @@ def _facts(environments: Sequence[Environment], labels: Sequence[str]) -> dict[s
         "agents": ", ".join(labels),
         "environments": ", ".join(env.title for env in environments),
         "seeds": f"{', '.join(map(str, numbers))} ({sum(len(g.seeds) for g in groups)} in all)",
-        "agent steps": story.span([story.reached(group) for group in groups]),
+        "agent steps": story.span([group.steps for group in groups]),
         "preset": _all([run.config.env.preset for run in runs]),
     }
     if any(is_atari(env.config.env.name) for env in environments):
@@ -104,7 +104,7 @@ def _notes(environments: Sequence[Environment]) -> list[str]:
     """What a reader could overlook."""
     notes = []
     for env in environments:
-        steps = {group.label: story.reached(group) for group in env.groups}
+        steps = {group.label: group.steps for group in env.groups}
         if min(steps.values()) < curves.ABOUT_EQUAL * max(steps.values()):
             told = ", ".join(f"{label} {count:,}" for label, count in steps.items())
             notes.append(
@@ -121,7 +121,8 @@ def _notes(environments: Sequence[Environment]) -> list[str]:
             if min(ends) < curves.ABOUT_EQUAL * max(ends):
                 notes.append(
                     f"{env.title}: the curve of {group.label} ends at {min(ends):,.0f} steps, "
-                    f"where its shortest seed does; the longest goes to {max(ends):,.0f}."
+                    "where its shortest seed does, and scores are those that its seeds had there; "
+                    f"the longest goes to {max(ends):,.0f}."
                 )
     return notes
 
@@ -180,7 +181,7 @@ def _series(group: Group, color: int, x: np.ndarray, values: Sequence[np.ndarray
 
 def _by_steps(group: Group, color: int, factor: float) -> Series:
     seeds = [seed.episodes for seed in group.seeds]
-    steps = np.linspace(0, story.reached(group), POINTS + 1)[1:]
+    steps = np.linspace(0, group.steps, POINTS + 1)[1:]
     return _series(
         group, color, steps * factor, [curves.recent_mean(seed, steps) for seed in seeds]
     )
@@ -243,7 +244,7 @@ def _row(group: Group, final: Final) -> dict[str, str]:
     row = {
         "agent": group.label,
         "seeds": str(len(scores)),
-        "agent steps": f"{story.reached(group):,}",
+        "agent steps": f"{group.steps:,}",
         "mean": charts.figure(mean),
         "95% interval": f"{charts.figure(low)} to {charts.figure(high)}" if low == low else "–",
         "median": charts.figure(float(np.median(scores))),

@@ -89,6 +89,8 @@ def play(cast: Cast, asked: Asked) -> None:
     config = cast.config
     policy = asked.policy or config.agent.eval_policy
     games.check_policy(policy, config.network.heads)
+    if asked.video is None and not sys.stdout.isatty():
+        raise ConfigError("stdout is no terminal to show games in: add --video game.mp4 or .gif")
     seed = config.train.seed + COMMAND_SEED_OFFSET if asked.seed is None else asked.seed
     stage = screens.show(config, seed=seed)
     stage.env.close()
@@ -109,12 +111,17 @@ def play(cast: Cast, asked: Asked) -> None:
 
 def _live(cast: Cast, asked: Asked, policy: str, seeds: range, stage: Shown) -> None:
     lines = []
+    moment = None
     try:
         with Terminal(cast.title, stage.actions, asked.fps) as terminal:
             for seed in seeds:
                 for moment in games.play(cast.config, cast.brain, seed=seed, policy=policy):
                     terminal.show(moment)
-                lines.append(_line(moment))
+                    if moment.action is None:
+                        lines.append(_line(moment))
+    except KeyboardInterrupt:  # how one leaves
+        if moment is not None and moment.action is not None:
+            lines.append(f"left at: {_line(moment)}")
     finally:
         sys.stdout.writelines(lines)
 

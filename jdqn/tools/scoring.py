@@ -12,7 +12,7 @@ from jdqn.config.naming import is_atari
 from jdqn.envs import gym
 from jdqn.runs.scores import human_normalised
 from jdqn.tools import curves, logs, statistics
-from jdqn.tools.groups import PROTOCOL, Environment, Group, Seed
+from jdqn.tools.groups import PROTOCOL, Environment, Group
 
 PROFILE_POINTS = 101
 
@@ -77,7 +77,10 @@ def read_solved(text: str | None, environments: Sequence[Environment]) -> dict[s
 
 
 def final(environment: Environment, threshold: float | None) -> Final:
-    """The last evaluation of every seed; where one has none, the last 100 games of training."""
+    """The last evaluation of every seed; where one has none, the last 100 games of training.
+
+    The last until `Group.steps`, so that what is compared was trained for as long.
+    """
     evaluated = {group.label: _evaluated(group) for group in environment.groups}
     trained = {group.label: _trained(group) for group in environment.groups}
     complete = {label: scores for label, scores in evaluated.items() if scores is not None}
@@ -95,19 +98,18 @@ def final(environment: Environment, threshold: float | None) -> Final:
 def _evaluated(group: Group) -> np.ndarray | None:
     scores = []
     for run in group.runs:
-        policy = run.config.agent.eval_policy
-        if not all(policy in seed.evaluations for seed in run.seeds):
-            return None
-        scores += [seed.evaluations[policy][-1, 1] for seed in run.seeds]
+        for seed in run.seeds:
+            table = seed.evaluations.get(run.config.agent.eval_policy, np.zeros((0, 2)))
+            until = table[table[:, 0] <= group.steps]
+            if not len(until):
+                return None
+            scores.append(until[-1, 1])
     return np.array(scores)
 
 
 def _trained(group: Group) -> np.ndarray:
-    return np.array([_at_the_end(seed) for seed in group.seeds])
-
-
-def _at_the_end(seed: Seed) -> float:
-    return float(curves.recent_mean(seed.episodes, seed.episodes[-1:, 0])[0])
+    end = np.array([group.steps])
+    return np.array([curves.recent_mean(seed.episodes, end)[0] for seed in group.seeds])
 
 
 def interval(scores: np.ndarray) -> Estimate:

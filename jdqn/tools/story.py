@@ -7,7 +7,7 @@ import numpy as np
 import scipy.stats
 
 from jdqn.tools.charts import figure, number, told
-from jdqn.tools.groups import Environment, Group
+from jdqn.tools.groups import Environment
 from jdqn.tools.scoring import Aggregates, Final, interval
 
 SIGNIFICANT = 0.05
@@ -18,22 +18,17 @@ def headline(
     environments: Sequence[Environment], finals: Sequence[Final], found: Aggregates | str
 ) -> str:
     """One or two sentences."""
-    labels = list(dict.fromkeys(group.label for e in environments for group in e.groups))
-    titles = [environment.title for environment in environments]
     groups = [group for environment in environments for group in environment.groups]
-    steps = span([reached(group) for group in groups])
+    steps = span([group.steps for group in groups])
     counts = span([len(group.seeds) for group in groups])
-    were = "was" if len(labels) == 1 else "were"
     seeds = "once" if counts == "1" else f"{counts} times from different random seeds"
     each = " each" if len(groups) > 1 else ""
-    trained = (
-        f"{listed(labels)} {were} trained on {listed(titles)} for {steps} steps, {seeds}{each}."
-    )
+    trained = f"{who_on_what(environments, 'trained')} for {steps} steps, {seeds}{each}."
     if len(environments) == 1:
         return f"{trained} {_of_one(finals[0])}"
     is_human = all(final.human is not None for final in finals)
     if isinstance(found, str) or len(found.games) < len(environments) or not is_human:
-        return f"{trained} {_of_each(titles, finals)}"
+        return f"{trained} {_of_each(environments, finals)}"
     return f"{trained} {_of_games(found)}"
 
 
@@ -54,14 +49,29 @@ def _of_one(final: Final) -> str:
     return sentence
 
 
-def _of_each(titles: Sequence[str], finals: Sequence[Final]) -> str:
+def who_on_what(environments: Sequence[Environment], verb: str = "") -> str:
+    """`a and b on c and d`, with a verb before `on`; where not all are on all, who is on which."""
+    of_each = [tuple(group.label for group in environment.groups) for environment in environments]
+    titles = [environment.title for environment in environments]
+    if len(set(of_each)) == 1:
+        of_each, titles = of_each[:1], [listed(titles)]
+    pairs = []
+    for who, title in zip(of_each, titles, strict=True):
+        was = f" {'was' if len(who) == 1 else 'were'} {verb}" if verb else ""
+        pairs.append(f"{listed(who)}{was} on {title}")
+    return listed(pairs)
+
+
+def _of_each(environments: Sequence[Environment], finals: Sequence[Final]) -> str:
     """Who was ahead on each of several environments, the first of them."""
     texts = []
-    for title, final in zip(titles[:MOST_NAMES], finals, strict=False):
+    for environment, final in zip(environments[:MOST_NAMES], finals, strict=False):
         best = max(final.scores, key=lambda label: float(final.scores[label].mean()))
-        alone = ", the only one" if len(final.scores) == 1 else ""
-        texts.append(f"on {title} {best} with {figure(float(final.scores[best].mean()))}{alone}")
-    return f"The highest mean score at the end had {'; '.join(texts)}."
+        ahead = "ahead " if len(final.scores) > 1 else ""
+        texts.append(
+            f"on {environment.title} {ahead}{best} with {figure(float(final.scores[best].mean()))}"
+        )
+    return f"Mean scores at the end: {'; '.join(texts)}."
 
 
 def _of_games(found: Aggregates) -> str:
@@ -110,11 +120,6 @@ def _difference(final: Final, first: str, second: str) -> str:
         f"The difference between {first} and {second} may be chance (Welch's t-test, p = {p:.2g}): "
         "more seeds would tell."
     )
-
-
-def reached(group: Group) -> int:
-    """Agent steps that every seed of a group has logged."""
-    return int(min(seed.metrics["seconds"][-1, 0] for seed in group.seeds))
 
 
 def span(values: Iterable[int]) -> str:

@@ -272,18 +272,20 @@ def following(**changed):
 
 
 def test_what_may_be_typed_after_a_run():
-    evaluate, plots, resume = following().splitlines()
-    assert evaluate.split("jdqn.")[1] == "evaluate 'my runs/a'"
-    assert plots.split("jdqn.")[1] == "plots curve.png 'my runs/a'"
-    assert resume.split("jdqn.")[1] == "train --resume 'my runs/a' --steps 200"
+    assert [line.split("jdqn.")[1] for line in following().splitlines()] == [
+        "evaluate 'my runs/a'",
+        "play 'my runs/a'",
+        "report 'my runs/a' --out report.html",
+        "train --resume 'my runs/a' --steps 200",
+    ]
 
 
 @pytest.mark.parametrize(
     ("changed", "doors"),
     [
-        ({"draws": False}, ["evaluate", "train"]),
-        ({"plays": False}, ["plots"]),
-        ({"steps": 2_000_000_000}, ["evaluate", "plots"]),
+        ({"draws": False}, ["evaluate", "play", "train"]),
+        ({"plays": False}, ["report"]),
+        ({"steps": 2_000_000_000}, ["evaluate", "play", "report"]),
     ],
 )
 def test_only_what_the_run_allows_is_proposed(changed, doors):

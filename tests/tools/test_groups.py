@@ -44,6 +44,18 @@ def test_other_settings_are_another_curve_that_says_which(tmp_path):
     }
 
 
+def test_schedules_of_other_lengths_are_other_settings_but_not_added_steps(tmp_path):
+    write_run(tmp_path / "a", seeds=(0,), train__steps=1_000)
+    write_run(tmp_path / "b", seeds=(1,), train__steps=3_000)
+    write_run(tmp_path / "c", seeds=(2,), train__steps=3_000, train__schedule_steps=1_000)
+    assert shape(groups.read_groups([str(tmp_path / "a"), str(tmp_path / "c")])) == {
+        "CartPole-v1": {"dqn": [0, 2]}
+    }
+    assert shape(groups.read_groups([str(tmp_path / "a"), str(tmp_path / "b")])) == {
+        "CartPole-v1": {"dqn, steps 1,000": [0], "dqn, steps 3,000": [1]}
+    }
+
+
 def test_where_many_settings_differ_they_are_numbered(tmp_path):
     write_run(tmp_path / "a")
     other = {"replay__n_step": 2, "agent__discount": 0.5, "agent__double": True}

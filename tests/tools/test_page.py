@@ -131,7 +131,7 @@ def test_a_single_run_is_a_page_too_without_what_needs_several(tmp_path):
 
 def test_seeds_and_agents_of_different_lengths_are_told(tmp_path):
     a = write_run(tmp_path / "a", seeds=(0,), steps=1_000)
-    b = write_run(tmp_path / "b", seeds=(1,), steps=500, train__steps=500)
+    b = write_run(tmp_path / "b", seeds=(1,), steps=500)  # stopped
     c = write_run(tmp_path / "c", agent="double", steps=2_000)
     text, _ = read([a, b, c])
     assert "the curve of dqn ends at 500 steps, where its shortest seed does" in text

@@ -1,6 +1,7 @@
 """Who plays, which game is shown, and what is said of it."""
 
 import io
+import sys
 
 import pytest
 from helpers import tiny
@@ -74,6 +75,7 @@ def test_a_terminal_shows_the_games(cast, monkeypatch, capsys):
     console = Console(file=io.StringIO(), force_terminal=True, width=80, height=24)
     monkeypatch.setattr(terminal, "Console", lambda: console)
     monkeypatch.setattr(terminal, "HOLD_SECONDS", 0.0)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     for is_best in (False, True):
         playing.play(cast, Asked(games=2, is_best=is_best, seed=7, fps=1_000))
         printed = capsys.readouterr().out.splitlines()
@@ -81,6 +83,19 @@ def test_a_terminal_shows_the_games(cast, monkeypatch, capsys):
     shown = console.file.getvalue()
     assert shown.count("game over") == 3
     assert "▶" in shown
+
+
+def test_ctrl_c_leaves_the_terminal_with_the_score_so_far(cast, monkeypatch, capsys):
+    from jdqn.tools import terminal
+
+    def interrupted(self, moment):
+        if moment.step == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(terminal.Terminal, "show", interrupted)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    playing.play(cast, Asked(games=2, seed=7))
+    assert "left at: game of seed 7: return" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_the_agent_of_a_run_plays(tmp_path, capsys):

@@ -23,6 +23,13 @@ def test_scores_are_of_the_last_evaluation_of_each_seed(tmp_path):
     np.testing.assert_allclose(found.scores["dqn"], [10, 12])
 
 
+def test_scores_are_those_that_seeds_had_where_the_shortest_ends(tmp_path):
+    a = write_run(tmp_path / "a", seeds=(0,), level=5.0)
+    b = write_run(tmp_path / "b", seeds=(1,), level=5.0, steps=500)  # stopped
+    found = scoring.final(read(a, b)[0], None)
+    np.testing.assert_allclose(found.scores["dqn"], [4, 12])  # at 400 steps, at 500
+
+
 def test_where_an_agent_has_no_evaluation_training_games_are_compared(tmp_path):
     a = write_run(tmp_path / "a", seeds=(0, 1), level=5.0)
     b = write_run(tmp_path / "b", agent="double", evaluates=False, level=7.0)

@@ -58,8 +58,13 @@ def test_where_agents_share_no_environments_who_was_ahead_on_each(tmp_path):
     write_run(tmp_path / "a", level=7.0)
     write_run(tmp_path / "b", agent="double", level=8.0)
     write_run(tmp_path / "c", env="Acrobot-v1", level=-90.0)
-    words = "The highest mean score at the end had on CartPole-v1 double with 16.0; on Acrobot-v1 "
-    assert told(tmp_path).endswith(f"{words}dqn with −180.0, the only one.")
+    words = "Mean scores at the end: on CartPole-v1 ahead double with 16.0; on Acrobot-v1 dqn with "
+    assert told(tmp_path).endswith(f"{words}−180.0.")
+    assert "dqn and double were trained on CartPole-v1 and dqn were" not in told(tmp_path)
+    trained = (
+        "dqn and double were trained on CartPole-v1 and dqn was trained on Acrobot-v1 for 1,000"
+    )
+    assert told(tmp_path).startswith(trained)
 
 
 def test_where_nobody_solved_it_that_is_said(tmp_path):
