@@ -67,9 +67,9 @@ def _of_each(environments: Sequence[Environment], finals: Sequence[Final]) -> st
     texts = []
     for environment, final in zip(environments[:MOST_NAMES], finals, strict=False):
         best = max(final.scores, key=lambda label: float(final.scores[label].mean()))
-        ahead = "ahead " if len(final.scores) > 1 else ""
+        ahead = " was ahead" if len(final.scores) > 1 else ""
         texts.append(
-            f"on {environment.title} {ahead}{best} with {figure(float(final.scores[best].mean()))}"
+            f"on {environment.title} {best}{ahead} with {figure(float(final.scores[best].mean()))}"
         )
     return f"Mean scores at the end: {'; '.join(texts)}."
 

@@ -58,9 +58,8 @@ def test_where_agents_share_no_environments_who_was_ahead_on_each(tmp_path):
     write_run(tmp_path / "a", level=7.0)
     write_run(tmp_path / "b", agent="double", level=8.0)
     write_run(tmp_path / "c", env="Acrobot-v1", level=-90.0)
-    words = "Mean scores at the end: on CartPole-v1 ahead double with 16.0; on Acrobot-v1 dqn with "
-    assert told(tmp_path).endswith(f"{words}−180.0.")
-    assert "dqn and double were trained on CartPole-v1 and dqn were" not in told(tmp_path)
+    words = "Mean scores at the end: on CartPole-v1 double was ahead with 16.0; on Acrobot-v1 dqn "
+    assert told(tmp_path).endswith(f"{words}with −180.0.")
     trained = (
         "dqn and double were trained on CartPole-v1 and dqn was trained on Acrobot-v1 for 1,000"
     )
