@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from jdqn import learning
+from jdqn.tools import scenes
 from jdqn.tools.games import Moment, Opinion
 from jdqn.tools.scenes import Look, network_sees
 
@@ -20,19 +21,16 @@ LINE = (62, 70, 86)
 TEXT = (230, 233, 239)
 DIM = (139, 148, 165)
 BAR = (96, 134, 196)
-BEST = (255, 184, 76)
-RANDOM = (248, 113, 113)
+BEST = scenes.AMBER
+RANDOM = scenes.RED
+YELLOW = (250, 204, 80)
+GREY = (148, 163, 184)
+CORAL = (251, 146, 110)
+INDIGO = (129, 140, 248)
+LIME = (190, 220, 110)
 HEADS = [
-    (96, 165, 250),
-    (94, 214, 132),
-    (192, 132, 252),
-    (45, 212, 191),
-    (244, 114, 182),
-    (250, 204, 80),
-    (148, 163, 184),
-    (251, 146, 110),
-    (129, 140, 248),
-    (190, 220, 110),
+    *(scenes.BLUE, scenes.GREEN, scenes.VIOLET, scenes.TEAL, scenes.PINK),
+    *(YELLOW, GREY, CORAL, INDIGO, LIME),
 ]
 
 MARGIN = 16

@@ -15,29 +15,26 @@ from jdqn.config.schema import Env
 # Of a frame `[*frame_shape]`, and whether it is the first of an episode.
 Scene = Callable[[np.ndarray, bool], np.ndarray]
 
+AMBER = (255, 184, 76)
+BLUE = (96, 165, 250)
+GREEN = (94, 214, 132)
+PINK = (244, 114, 182)
+RED = (248, 113, 113)
+TEAL = (45, 212, 191)
+VIOLET = (192, 132, 252)
+
 BACKGROUND = (24, 28, 36)
 GRID = (40, 46, 58)
 TRAIL = (66, 82, 110)
-AGENT = (255, 184, 76)
-TREASURE = (94, 214, 132)
-PLUS = (96, 165, 250)
-MINUS = (248, 113, 113)
+AGENT = AMBER
+TREASURE = GREEN
+PLUS = BLUE
+MINUS = RED
+SLATE = (72, 84, 104)
+CREAM = (250, 240, 137)
+PALE = (229, 231, 235)
 # Of the channels of a picture of zeros and ones, the first ones first.
-CHANNELS = np.array(
-    [
-        (255, 184, 76),
-        (96, 165, 250),
-        (72, 84, 104),
-        (248, 113, 113),
-        (94, 214, 132),
-        (192, 132, 252),
-        (45, 212, 191),
-        (244, 114, 182),
-        (250, 240, 137),
-        (229, 231, 235),
-    ],
-    np.uint8,
-)
+CHANNELS = np.array([AMBER, BLUE, SLATE, RED, GREEN, VIOLET, TEAL, PINK, CREAM, PALE], np.uint8)
 SIDE = 320  # of a drawing that is no grid of pixels
 MOST_BARS = 32
 MOST_TILES = 40

@@ -46,6 +46,8 @@ def _of_one(final: Final) -> str:
         sentence += f" {number(final.threshold)} counts as solved: {got} there."
     if len(ranked) > 1:
         sentence += f" {_difference(final, ranked[0], ranked[1])}"
+    if len(ranked) > 2:
+        sentence += " These two are the highest of several: chance sets such two further apart."
     return sentence
 
 
@@ -54,7 +56,8 @@ def who_on_what(environments: Sequence[Environment], verb: str = "") -> str:
     of_each = [tuple(group.label for group in environment.groups) for environment in environments]
     titles = [environment.title for environment in environments]
     if len(set(of_each)) == 1:
-        of_each, titles = of_each[:1], [listed(titles)]
+        del of_each[1:]
+        titles = [listed(titles)]
     pairs = []
     for who, title in zip(of_each, titles, strict=True):
         was = f" {'was' if len(who) == 1 else 'were'} {verb}" if verb else ""
