@@ -167,9 +167,11 @@ def test_a_run_stops_where_it_has_reached_its_goal(tmp_path, capsys):
     assert means[reached - 8] < 20.0
     # It stops where a log period ends.
     assert result.steps == -(-reached // 80) * 80 < 4000
-    *_, said, done, plots = capsys.readouterr().out.splitlines()
+    *_, said, done, report = capsys.readouterr().out.splitlines()
     assert done.startswith(f"done: {result.steps:,} steps in 0:0")
-    assert plots.endswith(f"plots curve.png {tmp_path}")  # `make_env` is not known to commands
+    assert report.endswith(
+        f"report {tmp_path} --out report.html"
+    )  # `make_env` is not known to commands
     assert re.search(rf"reached a mean return of 20 .* after {reached:,} steps.* \d+ s", said)
 
 
