@@ -169,9 +169,8 @@ def test_a_run_stops_where_it_has_reached_its_goal(tmp_path, capsys):
     assert result.steps == -(-reached // 80) * 80 < 4000
     *_, said, done, report = capsys.readouterr().out.splitlines()
     assert done.startswith(f"done: {result.steps:,} steps in 0:0")
-    assert report.endswith(
-        f"report {tmp_path} --out report.html"
-    )  # `make_env` is not known to commands
+    # `make_env` is not known to commands that play.
+    assert report.endswith(f"report {tmp_path} --out report.html")
     assert re.search(rf"reached a mean return of 20 .* after {reached:,} steps.* \d+ s", said)
 
 
