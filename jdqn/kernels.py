@@ -1,7 +1,8 @@
 """What depends on the backend: each form with its reason, and the choice between them.
 
-Convolutions, dense products, the packing of bytes, the gradient's norm, options of `jit`. The forms
-for a CPU were measured on two AVX-512 cores; elsewhere the library's own forms run.
+Convolutions, dense products, the packing of bytes, the gradient's norm, options of `jit`, how the
+ring lies in memory. The forms for a CPU were measured on two AVX-512 cores; elsewhere the library's
+own forms run.
 """
 
 import functools
@@ -13,11 +14,40 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+from jax.experimental.layout import Layout, with_layout_constraint
+
+LANES = 128  # of a TPU's vector registers, which hold the last axis of an array
 
 
 def on_cpu() -> bool:
     """Whether programs run on a CPU: asked when they are built."""
     return jax.default_backend() == "cpu"
+
+
+def on_tpu() -> bool:
+    """Whether programs run on a TPU."""
+    return jax.default_backend() == "tpu"
+
+
+def stored_width(num_entries: int) -> int:
+    """Entries of a row that a ring stores for `num_entries`: on a TPU perhaps a few more.
+
+    Where the last axis does not fill the lanes, XLA puts another axis there, and copies the ring
+    into the layout that a gather wants. Small rows would become many times as long.
+    """
+    if not on_tpu() or num_entries < LANES:
+        return num_entries
+    return -(-num_entries // LANES) * LANES
+
+
+def in_row_order(ring: chex.Array) -> chex.Array:
+    """A ring `[T, E, ...]` in a loop: on a TPU told to lie there as it is gathered from.
+
+    The loop would take the layout of what is written last, and copy the ring for each gather.
+    """
+    if not on_tpu():
+        return ring
+    return with_layout_constraint(ring, Layout(major_to_minor=tuple(range(ring.ndim))))
 
 
 def convolve(x: chex.Array, kernel: chex.Array, stride: int, *, for_cpu: bool) -> chex.Array:

@@ -11,7 +11,7 @@ import pytest
 from helpers import QUICK, tiny, vector_spec
 from scripted import ScriptedEnv
 
-from jdqn import replay
+from jdqn import kernels, replay
 from jdqn.config import Config
 from jdqn.records import EnvSpec, Timestep
 from jdqn.replay import priorities
@@ -40,6 +40,14 @@ def small_blocks(block_leaves=8):
     """Replays that are started inside have several blocks of priorities even if they are small."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(priorities, "BLOCK_LEAVES", block_leaves)
+        yield
+
+
+@contextlib.contextmanager
+def padded_rows(num_entries=5):
+    """Replays that are started inside store longer rows than frames, as on a TPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "stored_width", lambda entries: entries + num_entries)
         yield
 
 

@@ -106,6 +106,16 @@ def test_stack_becomes_channels(rng, stack, dtype):
     np.testing.assert_array_equal(moved_coloured, np.moveaxis(obs, 1, -1).repeat(3, -1))
 
 
+def test_a_ring_is_told_how_to_lie_on_a_tpu_alone(monkeypatch):
+    ring = jnp.zeros((3, 2, 128))
+
+    def constraints(backend):
+        monkeypatch.setattr(jax, "default_backend", lambda: backend)
+        return str(jax.make_jaxpr(lambda x: kernels.in_row_order(x))(ring)).count("major_to_minor")
+
+    assert (constraints("cpu"), constraints("gpu"), constraints("tpu")) == (0, 0, 1)
+
+
 def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
     jit = jax.jit
 

@@ -102,6 +102,7 @@ def play(
         tick = first + i
         action, actor = parts.agent.act(state, actor, timestep, tick)
         replay_state = parts.replay.add(replay_state, timestep, action, tick)
+        replay_state = _in_row_order(replay_state)
         env_state, following = parts.env.step(env_state, action, tick)
         now = timestep._replace(frame=_is_finite(timestep.frame))
         seen = jax.tree.map(lambda all_ticks, one: all_ticks.at[i].set(one), seen, now)
@@ -109,6 +110,12 @@ def play(
 
     *rest, seen = jax.lax.fori_loop(start, stop, body, (*rest, seen))
     return Carry(state, *rest), seen
+
+
+def _in_row_order(state: ReplayState) -> ReplayState:
+    """The same, its frames laid out as they are drawn."""
+    rows = state.rows
+    return state.replace(rows=rows.replace(frame=kernels.in_row_order(rows.frame)))
 
 
 def _is_finite(frame: chex.Array) -> chex.Array | None:

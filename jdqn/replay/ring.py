@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdqn import clock
+from jdqn import clock, kernels
 from jdqn.config import Config, ConfigError
 from jdqn.records import Batch, EnvSpec, Timestep
 from jdqn.replay import priorities, rules, window
@@ -31,13 +31,15 @@ MAX_PRIORITY = 100.0
 class Rows(flax.struct.PyTreeNode):
     """A ring of `T` rows for `E` environments, each row written once."""
 
-    frame: chex.Array  # [T, E, H*W] u8, or [T, E, *frame_shape]: the newest frame only
+    frame: chex.Array  # [T, E, W], flat: the newest frame only; W is `kernels.stored_width`
     age: chex.Array  # [T, E] u8: how many earlier rows belong to this stack, 0..S-1
     action: chex.Array  # [T, E] u8 or i32: taken after seeing this row
     reward: chex.Array  # [T, E] f32, raw: arrived with this row
     terminated: chex.Array  # [T, E] bool: no bootstrap through this row
     last: chex.Array  # [T, E] bool: the episode ended at this row
     mask: chex.Array  # [T, E, K] u8: bootstrap weights, drawn once
+    # Entries of a frame; those of `frame` beyond them mean nothing.
+    frame_entries: int = flax.struct.field(pytree_node=False)
 
 
 class ReplayState(flax.struct.PyTreeNode):
@@ -57,7 +59,6 @@ class Settings(NamedTuple):
     n_step: int  # N
     frame_stack: int  # S
     frame_shape: tuple[int, ...]
-    stored_shape: tuple[int, ...]  # of a frame in the ring
     frame_dtype: np.dtype
     action_dtype: np.dtype
     discount: float  # γ of one step
@@ -123,8 +124,6 @@ def make_settings(config: Config, spec: EnvSpec) -> Settings:
             f"environments cannot hold n_step + frame_stack = {shortest} rows; "
             f"use at least {num_envs * shortest}"
         )
-    # 84 × 84 as the two last axes would be padded by three quarters on a TPU.
-    is_grey_image = len(spec.frame_shape) == 2
     return Settings(
         num_rows=num_rows,
         num_envs=num_envs,
@@ -132,7 +131,6 @@ def make_settings(config: Config, spec: EnvSpec) -> Settings:
         n_step=fields.n_step,
         frame_stack=spec.frame_stack,
         frame_shape=spec.frame_shape,
-        stored_shape=(math.prod(spec.frame_shape),) if is_grey_image else spec.frame_shape,
         frame_dtype=spec.frame_dtype,
         action_dtype=np.dtype(np.uint8 if spec.num_actions <= 256 else np.int32),
         discount=config.agent.discount,
@@ -148,14 +146,16 @@ def make_settings(config: Config, spec: EnvSpec) -> Settings:
 def init(settings: Settings, key: chex.PRNGKey) -> ReplayState:
     """An empty ring."""
     ring = (settings.num_rows, settings.num_envs)
+    entries = math.prod(settings.frame_shape)
     rows = Rows(
-        frame=jnp.zeros(ring + settings.stored_shape, settings.frame_dtype),
+        frame=jnp.zeros((*ring, kernels.stored_width(entries)), settings.frame_dtype),
         age=jnp.zeros(ring, jnp.uint8),
         action=jnp.zeros(ring, settings.action_dtype),
         reward=jnp.zeros(ring, jnp.float32),
         terminated=jnp.zeros(ring, bool),
         last=jnp.ones(ring, bool),  # no row opens before N real ones followed it
         mask=jnp.zeros((*ring, settings.num_heads), jnp.uint8),
+        frame_entries=entries,
     )
     return ReplayState(rows, settings.rule.init(*ring), key)
 
@@ -175,8 +175,10 @@ def add(
     old = state.rows
     previous_age = old.age[(row - 1) % settings.num_rows].astype(jnp.int32)
     age = jnp.where(timestep.first, 0, jnp.minimum(previous_age + 1, settings.frame_stack - 1))
-    rows = Rows(
-        frame=old.frame.at[row].set(timestep.frame.reshape(num_envs, *settings.stored_shape)),
+    frame = timestep.frame.reshape(num_envs, -1)
+    padding = old.frame.shape[-1] - old.frame_entries
+    rows = old.replace(
+        frame=old.frame.at[row].set(jnp.pad(frame, ((0, 0), (0, padding)))),
         age=old.age.at[row].set(age.astype(jnp.uint8)),
         action=old.action.at[row].set(action.astype(settings.action_dtype)),
         reward=old.reward.at[row].set(timestep.reward),

@@ -1,5 +1,7 @@
 """What is gathered around a drawn row: its stack of frames, and the rows that follow it."""
 
+import math
+
 import chex
 import jax.numpy as jnp
 
@@ -16,7 +18,7 @@ def gather_stack(
     """Stacks that end at `row`, the episode's first frame repeated.
 
     Args:
-      frame: `[T, E, ...]`, the ring's frames.
+      frame: `[T, E, W]`, the ring's frames, flat; what is beyond a frame's entries is left out.
       age: `[T, E]` u8, how many earlier rows belong to a row's stack.
       row: `[B]` i32 ring rows.
       env: `[B]` i32 environments.
@@ -31,7 +33,7 @@ def gather_stack(
     back = jnp.minimum(jnp.arange(frame_stack - 1, -1, -1)[None, :], own_age[:, None])
     # Indexed per dimension: a flat index into 1M frames exceeds 2^31.
     stack = frame[(row[:, None] - back) % num_rows, env[:, None]]
-    return stack.reshape(*stack.shape[:2], *frame_shape)
+    return stack[..., : math.prod(frame_shape)].reshape(*stack.shape[:2], *frame_shape)
 
 
 def n_step_return(

@@ -138,9 +138,8 @@ def restore(
 
 def _shape_of_piece(rows: Rows, size: int, stacked: bool) -> Rows:
     """Abstract arrays of a slice of one seed."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((size, *x.shape[1 + stacked :]), x.dtype), rows
-    )
+    piece = jax.eval_shape(functools.partial(_take, size=size, stacked=stacked), rows, 0)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[stacked:], x.dtype), piece)
 
 
 def _read(store: Store, shape: Rows, name: str) -> Rows:
@@ -158,10 +157,11 @@ def _read(store: Store, shape: Rows, name: str) -> Rows:
 
 @functools.partial(jax.jit, static_argnames=("size", "stacked"))
 def _take(rows: Rows, start: chex.Numeric, *, size: int, stacked: bool) -> Rows:
-    """Ring rows `start` to `start + size`."""
-    return jax.tree.map(
+    """Ring rows `start` to `start + size`, frames without the padding of a backend."""
+    piece = jax.tree.map(
         lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis=int(stacked)), rows
     )
+    return piece.replace(frame=piece.frame[..., : rows.frame_entries])
 
 
 @functools.partial(jax.jit, donate_argnums=0)

@@ -48,11 +48,25 @@ def test_stacks_start_filled_with_the_first_frame():
     }
 
 
-def test_images_are_stored_flat_and_vectors_as_they_are():
-    image = jax.eval_shape(setup(5, 2, 1, 1, image=True).replay.init, jax.random.key(0)).rows
-    vector = jax.eval_shape(setup(5, 2, 1, 1).replay.init, jax.random.key(0)).rows
-    assert (image.frame.shape, image.frame.dtype) == ((5, 2, 6), np.uint8)
-    assert (vector.frame.shape, vector.frame.dtype) == ((5, 2, 3), np.float32)
+@pytest.mark.parametrize(
+    ("frame_shape", "dtype", "width", "on_a_tpu"),
+    [
+        ((4,), np.float32, 4, 4),
+        ((10, 10, 4), np.uint8, 400, 512),
+        ((16, 16), np.uint8, 256, 256),
+        ((84, 84), np.uint8, 7056, 7168),
+    ],
+)
+def test_frames_are_stored_flat_and_on_a_tpu_fill_its_lanes(
+    monkeypatch, frame_shape, dtype, width, on_a_tpu
+):
+    spec = EnvSpec(frame_shape, np.dtype(dtype), 2, 3, 1.0)
+    memory = replay.make_replay(tiny(), spec)
+    for backend, expected in (("cpu", width), ("gpu", width), ("tpu", on_a_tpu)):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        rows = jax.eval_shape(lambda: memory.init(jax.random.key(0))).rows
+        assert (rows.frame.shape, rows.frame.dtype) == ((16, 4, expected), dtype)
+        assert rows.frame_entries == width
 
 
 def test_rewards_are_clipped_before_they_are_summed():

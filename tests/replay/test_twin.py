@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import stateful
 from hypothesis import strategies as st
-from replay_helpers import DISCOUNT, setup, small_blocks
+from replay_helpers import DISCOUNT, padded_rows, setup, small_blocks
 
 from jdqn.records import Timestep
 
@@ -127,6 +127,7 @@ SETUPS = {
         replay__priority_epsilon=0.1,
     ),
 }
+PADDED = ("shortest ring, deep stack", "prioritised, masked")
 # What a step brings: terminated, last.
 EVENTS = {
     "nothing": (False, False),
@@ -232,7 +233,11 @@ def test_every_drawable_row_agrees_with_a_list_of_rows(name):
         phases=set(hypothesis.Phase) - {hypothesis.Phase.explain},  # takes minutes
     )
     made = SETUPS[name](optimised=True)
-    with small_blocks():  # several blocks even here
-        rows_per_block = made.init(7).priorities.leaves.shape[1]
+    padding = 5 if name in PADDED else 0
+    with small_blocks(), padded_rows(padding):  # several blocks even here
+        state = made.init(7)
+        rows = state.rows
+        assert rows.frame.shape[-1] == rows.frame_entries + padding
+        rows_per_block = state.priorities.leaves.shape[1]
         assert rows_per_block == 8 // made.config.env.num_envs
         stateful.run_state_machine_as_test(lambda: ReplayMachine(made), settings=settings)

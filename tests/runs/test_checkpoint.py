@@ -3,7 +3,6 @@
 import threading
 from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,17 +10,11 @@ import pytest
 from helpers import tiny
 
 from jdqn.config import ConfigError
-from jdqn.replay import Rows
+from jdqn.replay import ReplayState, Rows
 from jdqn.runs import checkpoint, counters, parts, slices, store
 from jdqn.runs.checkpoint import Checkpoints, Position, find
 
 NUM_ROWS = 16
-
-
-class ReplayState(flax.struct.PyTreeNode):
-    rows: Any
-    priorities: Any
-    key: Any
 
 
 class Carry(NamedTuple):
@@ -53,6 +46,7 @@ def carry_at(seed, tick, env_state=None):
         terminated=np.zeros((NUM_ROWS, 4), bool),
         last=value % 3 == 0,
         mask=np.ones((NUM_ROWS, 4, 1), np.uint8),
+        frame_entries=1,
     )
     key = jax.random.fold_in(jax.random.key(seed), tick)
     state = {"params": np.full((3, 2), tick, np.float32), "key": key, "count": np.int32(tick)}
