@@ -17,6 +17,9 @@ import optax
 from jax.experimental.layout import Layout, with_layout_constraint
 
 LANES = 128  # of a TPU's vector registers, which hold the last axis of an array
+SMALL_LEAF = (
+    2**17
+)  # entries of a parameter; elsewhere than on a CPU they are copied to save a kernel
 
 
 def on_cpu() -> bool:
@@ -50,14 +53,17 @@ def in_row_order(ring: chex.Array) -> chex.Array:
     return with_layout_constraint(ring, Layout(major_to_minor=tuple(range(ring.ndim))))
 
 
-def convolve(x: chex.Array, kernel: chex.Array, stride: int, *, for_cpu: bool) -> chex.Array:
-    """Unpadded convolution of `[B, H, W, C]`, u8 or f32, with `[k, k, C, O]`.
+def convolve(
+    x: chex.Array, kernel: chex.Array, stride: int, *, scale: float = 1.0, for_cpu: bool
+) -> chex.Array:
+    """Unpadded convolution of `scale` times `[B, H, W, C]`, u8 or f32, with `[k, k, C, O]`.
 
     On a CPU it is a matmul over patches: XLA runs the library's convolution on one core there, and
     its gradient inside a scan as a naive loop. Results are the same in both forms.
     """
-    form = conv_for_cpu if for_cpu else conv_by_library
-    return form(x, kernel, stride)
+    if for_cpu:
+        return conv_for_cpu(x, kernel * scale, stride)  # smaller than x
+    return conv_by_library(x.astype(jnp.float32) * scale, kernel, stride)  # x is converted anyway
 
 
 def conv_by_library(x: chex.Array, kernel: chex.Array, stride: int) -> chex.Array:
@@ -193,7 +199,7 @@ def stack_to_channels(obs: chex.Array) -> chex.Array:
     if obs.ndim == 5:
         moved = jnp.moveaxis(obs, 1, -2)
         return moved.reshape(*moved.shape[:3], -1)
-    if obs.dtype != jnp.uint8 or obs.shape[1] != 4:
+    if obs.dtype != jnp.uint8 or obs.shape[1] != 4 or not on_cpu():
         return jnp.moveaxis(obs, 1, -1)
     # Four frames are shifted into one word, which vectorises where a transposition of bytes does
     # not; the barrier keeps XLA from doing it again for each use.
@@ -203,11 +209,30 @@ def stack_to_channels(obs: chex.Array) -> chex.Array:
     return jax.lax.optimization_barrier(jax.lax.bitcast_convert_type(words, jnp.uint8))
 
 
+def norm(tree: chex.ArrayTree) -> chex.Array:
+    """The global norm of a tree; not on a CPU in few kernels, one for all small leaves."""
+    if on_cpu():
+        return optax.tree.norm(tree)
+    leaves = jax.tree.leaves(tree)
+    parts = [jnp.linalg.norm(x, axis=-1) if x.size > SMALL_LEAF else x for x in leaves]
+    return jnp.linalg.norm(jnp.concatenate([x.reshape(-1) for x in parts]))
+
+
+def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
+    """`optax.clip_by_global_norm`, by `norm`."""
+
+    def clip(gradients: chex.ArrayTree, _: Any = None) -> chex.ArrayTree:
+        factor = jnp.minimum(max_norm / norm(gradients), 1.0)
+        return jax.tree.map(lambda x: x * factor, gradients)
+
+    return optax.clip_by_global_norm(max_norm) if on_cpu() else optax.stateless(clip)
+
+
 def norm_if(wanted: chex.Array, gradients: Callable[[], chex.ArrayTree]) -> chex.Array:
     """The global norm, or 0: a log event wants one in thousands, and it costs 5% of an update."""
     if not on_cpu():  # a branch would wait for the device
-        return wanted * optax.tree.norm(gradients())
-    return jax.lax.cond(wanted, lambda: optax.tree.norm(gradients()), lambda: jnp.zeros(()))
+        return wanted * norm(gradients())
+    return jax.lax.cond(wanted, lambda: norm(gradients()), lambda: jnp.zeros(()))
 
 
 def jit_learning(function: Callable[..., Any], donate_argnums: int | tuple[int, ...]) -> Any:

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jdqn import kernels
@@ -49,10 +50,14 @@ def test_both_convolutions_agree_on_images_of_bytes(rng, batch, height, channels
 
 
 @pytest.mark.parametrize("for_cpu", [False, True])
-def test_the_form_is_the_one_that_is_asked_for(monkeypatch, for_cpu):
-    monkeypatch.setattr(kernels, "conv_for_cpu", lambda *_: True)
-    monkeypatch.setattr(kernels, "conv_by_library", lambda *_: False)
-    assert kernels.convolve(None, None, 1, for_cpu=for_cpu) is for_cpu
+def test_the_form_is_the_one_that_is_asked_for_and_the_image_is_scaled(monkeypatch, rng, for_cpu):
+    x = jnp.asarray(rng.integers(0, 256, (1, 6, 3, 1)), jnp.uint8)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 1, 2)), jnp.float32)
+    want = 0.5 * kernels.conv_by_library(x, kernel, 1)
+    other = "conv_by_library" if for_cpu else "conv_for_cpu"
+    monkeypatch.setattr(kernels, other, None)
+    got = kernels.convolve(x, kernel, 1, scale=0.5, for_cpu=for_cpu)
+    chex.assert_trees_all_close(got, want, rtol=1e-5)
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="this form is for a CPU")
@@ -98,12 +103,30 @@ def test_gradient_of_matmul(rng):
 
 
 @pytest.mark.parametrize(("stack", "dtype"), [(4, np.uint8), (3, np.uint8), (4, np.float32)])
-def test_stack_becomes_channels(rng, stack, dtype):
+def test_stack_becomes_channels(monkeypatch, rng, stack, dtype):
     obs = rng.integers(0, 256, (2, stack, 5, 6)).astype(dtype)
     coloured = obs[..., None].repeat(3, -1)
     moved, moved_coloured = jax.tree.map(jax.jit(kernels.stack_to_channels), (obs, coloured))
     np.testing.assert_array_equal(moved, np.moveaxis(obs, 1, -1))
     np.testing.assert_array_equal(moved_coloured, np.moveaxis(obs, 1, -1).repeat(3, -1))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    np.testing.assert_array_equal(kernels.stack_to_channels(obs), moved)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.3, 2.0])
+def test_norm_and_clipping_are_optax_s_on_an_accelerator_too(monkeypatch, rng, factor):
+    shapes = {"kernel": (1, 5, 7), "bias": (1, 5), "scalar": (), "long": (4, 9)}
+    tree = {name: np.float32(rng.normal(size=shape)) for name, shape in shapes.items()}
+    want = optax.tree.norm(tree)
+    state = optax.EmptyState()
+    clipped, _ = optax.clip_by_global_norm(factor * want).update(tree, state)
+    monkeypatch.setattr(kernels, "SMALL_LEAF", 20)
+    for backend in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        np.testing.assert_allclose(kernels.norm(tree), want, rtol=1e-6)
+        clip = kernels.clip_by_norm(factor * want)
+        assert clip.init(tree) == state
+        chex.assert_trees_all_close(clip.update(tree, state)[0], clipped, rtol=1e-5)
 
 
 def test_a_ring_is_told_how_to_lie_on_a_tpu_alone(monkeypatch):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jdqn import clock
+from jdqn import clock, kernels
 from jdqn.config import Config
 
 
@@ -24,7 +24,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
         descent = optax.chain(scale_by_adam(fields.eps), optax.scale_by_learning_rate(rate))
     if not fields.max_gradient_norm:
         return descent
-    return optax.chain(optax.clip_by_global_norm(fields.max_gradient_norm), descent)
+    return optax.chain(kernels.clip_by_norm(fields.max_gradient_norm), descent)
 
 
 def scale_by_adam(eps: float) -> optax.GradientTransformation:

@@ -18,6 +18,15 @@ from jdqn.records import QOutput
 from jdqn.replay import Replay, ReplayState, priorities
 
 Metrics = dict[str, chex.Array]
+# Of one update, in the order of a vector: one by one, each would be a kernel on a GPU.
+METRICS = (
+    "loss",
+    "q_mean",
+    "priority_mean",
+    "priority_max",
+    "importance_weight_mean",
+    "gradient_norm",
+)
 
 
 class Learner(NamedTuple):
@@ -53,10 +62,12 @@ class Learnt(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """The random numbers of one update."""
+    """What is random in one update, and is drawn before the first of a call."""
 
     uniform: chex.Array  # [B, priorities.LEVELS] f32
+    rows: priorities.Drawn | None  # by `uniform`; None: updates say by what is drawn
     keys: chex.PRNGKey  # [3], of the online network, the target and the selector
+    noise: list[networks.noise.Noise] | None  # of the three; None: large, so drawn where it is used
     is_last: chex.Array  # [] bool, of its call
 
 
@@ -66,15 +77,15 @@ def learn(
     """Makes every update that one call owes in one scan, then copies the target if it is due."""
     config = learner.config
     replay_state = _refresh_if_due(learner, replay_state, tick)
-    draws = _draw_all(config, jax.random.fold_in(state.key, tick))
+    draws = _draw_all(learner, state, replay_state, jax.random.fold_in(state.key, tick))
 
     # The rows stay out of the carry: closed over, so that the scan cannot copy them.
-    def body(learnt: Learnt, draws: Draws) -> tuple[Learnt, Metrics]:
+    def body(learnt: Learnt, draws: Draws) -> tuple[Learnt, chex.Array]:
         before = learnt.put_into(state, replay_state)
         after, replayed, metrics = update(learner, *before, draws, tick)
-        return Learnt.of(after, replayed), metrics
+        return Learnt.of(after, replayed), jnp.stack([metrics[name] for name in METRICS])
 
-    learnt, metrics = jax.lax.scan(body, Learnt.of(state, replay_state), draws)
+    learnt, seen = jax.lax.scan(body, Learnt.of(state, replay_state), draws)
     target_params, target_network_state = jax.lax.cond(
         clock.is_due(config, tick, config.agent.target_period_steps),
         lambda: (learnt.params, learnt.network_state),
@@ -84,24 +95,24 @@ def learn(
     state = state.replace(
         target_params=target_params,
         target_network_state=target_network_state,
-        non_finite=jnp.minimum(state.non_finite, _first_non_finite(config, metrics, tick)),
+        non_finite=jnp.minimum(state.non_finite, _first_non_finite(config, seen, tick)),
     )
-    metrics = {name: jnp.mean(values) for name, values in metrics.items()}
+    metrics: Metrics = dict(zip(METRICS, jnp.mean(seen, axis=0), strict=True))
     metrics["gradient_norm"] *= clock.updates_per_call(config)  # a sum: 0 but for the last update
     metrics["epsilon"] = clock.epsilon(config, tick)
     metrics["importance_exponent"] = clock.importance_exponent(config, tick)
     return state, replay_state, metrics
 
 
-def _first_non_finite(config: Config, metrics: Metrics, tick: chex.Numeric) -> chex.Array:
+def _first_non_finite(config: Config, seen: chex.Array, tick: chex.Numeric) -> chex.Array:
     """First update of a call whose loss, whose gradient is not finite, `[2]` i32; or NEVER.
 
     Of the gradients only the last one's norm is known: a parameter that is lost before shows in the
     next loss. Remembered on the device, so that nothing is fetched to find out.
     """
-    values = jnp.stack([metrics["loss"], metrics["gradient_norm"]])
-    numbers = clock.last_update(config, tick) - jnp.arange(values.shape[1])[::-1]
-    return jnp.min(jnp.where(jnp.isfinite(values), NEVER, numbers), axis=1)
+    numbers = clock.last_update(config, tick) - jnp.arange(len(seen))[::-1]
+    first = jnp.min(jnp.where(jnp.isfinite(seen), NEVER, numbers[:, None]), axis=0)
+    return jnp.stack([first[METRICS.index(name)] for name in ("loss", "gradient_norm")])
 
 
 def update(
@@ -112,8 +123,10 @@ def update(
     tick: chex.Numeric,
 ) -> tuple[AgentState, ReplayState, Metrics]:
     """Draws a batch, takes one step of the optimiser, writes the batch's priorities."""
-    batch = learner.replay.sample(replay_state, draws.uniform, tick)
-    noise = draw_noise(learner.model, state.params, draws.keys[0])
+    rows = draws.rows or priorities.draw(replay_state.priorities, draws.uniform)
+    batch = learner.replay.gather(replay_state, rows, tick)
+    noises = draws.noise or _draw_noises(learner, state, draws.keys)
+    noise = noises[0]
     noisy = networks.perturbed(state.params, noise)
 
     def loss(noisy: chex.ArrayTree) -> tuple[chex.Array, tuple]:
@@ -126,7 +139,7 @@ def update(
             purpose="online",
             mutable=tuple(state.network_state),  # by this pass alone
         )
-        calls = make_calls(learner, noisy, state, draws.keys, known=(batch.obs, online))
+        calls = make_calls(learner, noisy, state, draws.keys, noises, known=(batch.obs, online))
         each = learner.model.value_head.loss(calls, batch)
         value, priority = losses.over_batch(each, batch)
         return value, (priority, online.q, network_state)
@@ -157,13 +170,14 @@ def make_calls(
     noisy: chex.ArrayTree,
     state: AgentState,
     keys: chex.PRNGKey,
+    noises: list[networks.noise.Noise],
     *,
     known: tuple[chex.Array, QOutput],
 ) -> Calls:
     """What a loss may ask, each network with noise and samples of its own.
 
     `noisy` are the online network's parameters with their noise, `known` observations and what it
-    says of them; `keys` `[3]` are those of `Draws`.
+    says of them; `keys` `[3]` and `noises` are those of `Draws`.
     """
     model = learner.model
 
@@ -180,11 +194,11 @@ def make_calls(
         return answer
 
     online = once(network(noisy, state.network_state, keys[0], "online"), known)
-    target_params = with_noise(model, state.target_params, keys[1])
+    target_params = networks.perturbed(state.target_params, noises[1])
     target = once(network(target_params, state.target_network_state, keys[1], "target"))
     selector = target
     if learner.config.agent.double:
-        selector_params = with_noise(model, state.params, keys[2])
+        selector_params = networks.perturbed(state.params, noises[2])
         selector = once(network(selector_params, state.network_state, keys[2], "acting"))
     elif model.value_head.draw is not None:
         selector = once(network(target_params, state.target_network_state, keys[2], "acting"))
@@ -207,27 +221,36 @@ def once(
     return call
 
 
-def with_noise(model: Model, params: chex.ArrayTree, key: chex.PRNGKey) -> chex.ArrayTree:
-    """Parameters with one draw of noise, which a batch shares."""
-    return networks.perturbed(params, draw_noise(model, params, key))
+def _draw_all(
+    learner: Learner, state: AgentState, replay_state: ReplayState, key: chex.PRNGKey
+) -> Draws:
+    """What is random in all updates of a call, with a leading axis of them.
 
-
-def draw_noise(model: Model, params: chex.ArrayTree, key: chex.PRNGKey) -> networks.noise.Noise:
-    """Noise for every noisy layer of the online network's parameters."""
-    return networks.draw_noise(params, key, model.network.noisy == "independent")
-
-
-def _draw_all(config: Config, key: chex.PRNGKey) -> Draws:
-    """The random numbers of all updates of a call, with a leading axis of them.
-
-    Drawn at once: on a CPU XLA makes random numbers in a loop of many small steps.
+    Drawn at once: on a CPU XLA makes random numbers in a loop of many small steps, and on a GPU
+    every step is a kernel.
     """
+    config = learner.config
     num_updates = clock.updates_per_call(config)
     keys = jax.random.split(key, num_updates)
     keys = jax.vmap(lambda key: jax.random.split(key, 4))(keys)
     draw = functools.partial(priorities.uniforms, batch_size=config.replay.batch_size)
+    uniform = jax.vmap(draw)(keys[:, 0])
+    rows = None
+    if not learner.replay.changes_draws:
+        rows = jax.vmap(priorities.draw, in_axes=(None, 0))(replay_state.priorities, uniform)
+    noise = None
+    if config.network.noisy == "factorised":
+        noise = jax.vmap(functools.partial(_draw_noises, learner, state))(keys[:, 1:])
     is_last = jnp.arange(num_updates) == num_updates - 1
-    return Draws(jax.vmap(draw)(keys[:, 0]), keys[:, 1:], is_last)
+    return Draws(uniform, rows, keys[:, 1:], noise, is_last)
+
+
+def _draw_noises(
+    learner: Learner, state: AgentState, keys: chex.PRNGKey
+) -> list[networks.noise.Noise]:
+    """Noise for every noisy layer of each of some networks, by their keys; a batch shares it."""
+    independent = learner.model.network.noisy == "independent"
+    return [networks.draw_noise(state.params, key, independent) for key in keys]
 
 
 def _refresh_if_due(learner: Learner, replay_state: ReplayState, tick: chex.Numeric) -> ReplayState:

@@ -45,9 +45,9 @@ class Conv(nn.Module):
         channels = x.shape[-1]
         init = fan_in_uniform(self.size * self.size * channels)
         shape = (self.size, self.size, channels, self.features)
-        kernel = self.param("kernel", init, shape) * scale  # smaller than scaling x
+        kernel = self.param("kernel", init, shape)
         bias = self.param("bias", init, (self.features,))
-        y = kernels.convolve(x, kernel, self.stride, for_cpu=self.for_cpu)
+        y = kernels.convolve(x, kernel, self.stride, scale=scale, for_cpu=self.for_cpu)
         return y + bias[None, None, None, :]
 
 

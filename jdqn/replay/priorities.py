@@ -6,6 +6,8 @@ then a leaf in it, each in two levels of about 32. Sums are recomputed from leav
 by differences: differences drift, and a drifting sum draws rows of priority 0.
 """
 
+from typing import NamedTuple
+
 import chex
 import flax.struct
 import jax
@@ -31,6 +33,14 @@ class Priorities(flax.struct.PyTreeNode):
     sums: chex.Array  # [blocks] f32
     max_priority: chex.Array  # [] f32: |TD error| + ε with which a new row enters
     ranks: Ranks | None = None  # rank-based only
+
+
+class Drawn(NamedTuple):
+    """What a draw finds, `[B]` each."""
+
+    row: chex.Array  # i32 ring rows
+    env: chex.Array  # i32 environments
+    leaf: chex.Array  # f32; 0 only when every leaf is 0
 
 
 def init(num_rows: int, num_envs: int) -> Priorities:
@@ -92,16 +102,12 @@ def uniforms(key: chex.PRNGKey, batch_size: int) -> chex.Array:
     return jax.random.uniform(key, (batch_size, LEVELS))
 
 
-def draw(state: Priorities, uniform: chex.Array) -> tuple[chex.Array, chex.Array, chex.Array]:
+def draw(state: Priorities, uniform: chex.Array) -> Drawn:
     """Draws leaves independently, each with probability leaf / total (Schaul et al. 2015).
 
     Args:
       state: the priorities.
       uniform: `uniforms`, a column a level: the remainder of one number has lost its low bits.
-
-    Returns:
-      Ring rows `[B]` i32, environments `[B]` i32 and leaves `[B]` f32. A leaf of 0 comes back
-      only when every leaf is 0.
     """
     chex.assert_shape(uniform, (None, LEVELS))
     num_blocks, rows_per_block, num_envs = state.leaves.shape
@@ -109,7 +115,7 @@ def draw(state: Priorities, uniform: chex.Array) -> tuple[chex.Array, chex.Array
     inside = state.leaves.reshape(num_blocks, rows_per_block * num_envs)[block]
     offset = jax.vmap(_descend)(inside, uniform[:, 2:])
     leaf = jnp.take_along_axis(inside, offset[:, None], axis=1)[:, 0]
-    return block * rows_per_block + offset // num_envs, offset % num_envs, leaf
+    return Drawn(block * rows_per_block + offset // num_envs, offset % num_envs, leaf)
 
 
 def _descend(values: chex.Array, uniform: chex.Array) -> chex.Array:

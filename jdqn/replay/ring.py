@@ -76,9 +76,11 @@ class Replay(NamedTuple):
     init: Callable[[chex.PRNGKey], ReplayState]
     add: Callable[[ReplayState, Timestep, chex.Array, chex.Numeric], ReplayState]
     seal: Callable[[ReplayState, chex.Numeric], ReplayState]
-    # Takes `priorities.uniforms`, a row of them for each transition.
+    gather: Callable[[ReplayState, priorities.Drawn, chex.Numeric], Batch]
+    # Takes `priorities.uniforms`, a row of them for each transition: draws and gathers.
     sample: Callable[[ReplayState, chex.Array, chex.Numeric], Batch]
     update: Callable[[ReplayState, Batch, chex.Array], ReplayState]
+    changes_draws: bool  # whether `update` says by what is drawn
     refresh: Callable[[ReplayState, chex.Numeric], ReplayState]  # sorts rank-based priorities
     refresh_period_steps: int  # agent steps between sorts; 0: nothing to sort
     capacity: int  # transitions, after rounding up to whole rows
@@ -102,8 +104,10 @@ def make_replay(config: Config, spec: EnvSpec) -> Replay:
         init=start,
         add=functools.partial(add, settings),
         seal=functools.partial(seal, settings),
+        gather=functools.partial(gather, settings),
         sample=functools.partial(sample, settings),
         update=functools.partial(update, settings),
+        changes_draws=rule.redraw is not None,
         refresh=functools.partial(refresh, settings),
         refresh_period_steps=rule.refresh_period_steps,
         capacity=settings.num_rows * settings.num_envs,
@@ -218,9 +222,16 @@ def sample(
     settings: Settings, state: ReplayState, uniform: chex.Array, tick: chex.Numeric
 ) -> Batch:
     """Draws a batch by the leaves; `uniform` is `priorities.uniforms`."""
+    return gather(settings, state, priorities.draw(state.priorities, uniform), tick)
+
+
+def gather(
+    settings: Settings, state: ReplayState, drawn: priorities.Drawn, tick: chex.Numeric
+) -> Batch:
+    """The transitions that begin at rows drawn."""
     rows = state.rows
     num_rows = settings.num_rows
-    row, env, leaf = priorities.draw(state.priorities, uniform)
+    row, env, leaf = drawn
     following = (row[:, None] + jnp.arange(1, settings.n_step + 1)[None, :]) % num_rows  # [B, N]
     reward = rows.reward[following, env[:, None]]
     if settings.reward_clip:

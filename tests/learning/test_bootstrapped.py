@@ -34,12 +34,11 @@ def test_more_heads_take_no_random_number_from_one():
         memory = replay.make_replay(config, SPEC)
         rows = []
 
-        def sample(state, uniform, tick, memory=memory, rows=rows):
-            batch = memory.sample(state, uniform, tick)
-            jax.debug.callback(lambda row: rows.append(np.asarray(row)), batch.row)
-            return batch
+        def gather(state, drawn, tick, memory=memory, rows=rows):
+            jax.debug.callback(lambda row: rows.append(np.asarray(row)), drawn.row)
+            return memory.gather(state, drawn, tick)
 
-        agent = learning.make_agent(config, SPEC, memory._replace(sample=sample))
+        agent = learning.make_agent(config, SPEC, memory._replace(gather=gather))
 
         @quick_jit
         def run(steps, actions, agent=agent, memory=memory):
