@@ -1,4 +1,4 @@
-"""Draws chain.png and minatar_breakout.png from the tables beside this file.
+"""Draws cartpole.png, chain.png and minatar_breakout.png from the tables beside this file.
 
 python results/pictures.py [FOLDER]    writes into FOLDER, by default beside the tables
 """
@@ -29,6 +29,7 @@ BEHAVIOURS = {
     "dqn": "DQN, epsilon-greedy",
 }
 MOST_EPISODES = 2_000  # of a run on the chain
+PANELS_A_ROW = 5
 
 
 def table(name: str) -> list[dict[str, str]]:
@@ -51,6 +52,30 @@ def minatar_breakout() -> figure.Figure:
     drawn = figure.Figure(**curves.FIGURE)
     axes = curves.draw_curves(read, drawn.subplots())
     axes.set_title("MinAtar Breakout, one update every four steps")
+    return drawn
+
+
+def cartpole() -> figure.Figure:
+    """Evaluations of every agent in JAX: mean over seeds, 95% band, each seed as a thin line."""
+    points = defaultdict(lambda: defaultdict(list))
+    for row in table("cartpole_evaluations.csv"):
+        if row["env"] == "gymnax/CartPole-v1":
+            points[row["agent"]][row["seed"]].append((int(row["steps"]), float(row["return_mean"])))
+    num_rows = -(-len(points) // PANELS_A_ROW)
+    drawn = figure.Figure(figsize=(12, 2.3 * num_rows), layout="constrained")
+    panels = drawn.subplots(num_rows, PANELS_A_ROW, sharex=True, sharey=True).flat
+    for (agent, seeds), axes in zip(points.items(), panels, strict=False):
+        steps, returns = np.moveaxis(np.array(list(seeds.values())), -1, 0)
+        mean, half = curves.interval(returns)
+        axes.plot(steps[0], returns.T, color="C0", alpha=0.2, lw=0.6)
+        axes.plot(steps[0], mean, color="C0")
+        axes.fill_between(steps[0], mean - half, mean + half, color="C0", alpha=0.25, lw=0)
+        axes.set_title(f"{agent}, {len(returns)} seeds", fontsize=9)
+        axes.grid(alpha=0.3)
+    for axes in list(panels):  # those left over
+        axes.axis("off")
+    drawn.supxlabel("agent steps")
+    drawn.supylabel("evaluation, mean of 20 games")
     return drawn
 
 
@@ -78,8 +103,8 @@ def chain() -> figure.Figure:
 
 
 def main(folder: pathlib.Path) -> None:
-    """Writes both."""
-    for draw in (chain, minatar_breakout):
+    """Writes all."""
+    for draw in (cartpole, chain, minatar_breakout):
         draw().savefig(folder / f"{draw.__name__}.png", dpi=120)
 
 

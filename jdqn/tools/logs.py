@@ -16,7 +16,7 @@ LARGEST = 1e100  # no run has such numbers, and sums of larger ones overflow
 
 
 def read_table(path: pathlib.Path, words: Sequence[str], numbers: Sequence[str]) -> Iterator[Row]:
-    """The rows of a CSV file; warns of a last line that was cut off.
+    """The rows of a CSV file; warns of a last line that was cut off, and of an empty file.
 
     Args:
       path: the file.
@@ -27,6 +27,9 @@ def read_table(path: pathlib.Path, words: Sequence[str], numbers: Sequence[str])
       ConfigError: not such a table.
     """
     text = _text(path)
+    if not text:  # a run that was cut off before it wrote the names of the columns
+        sys.stderr.write(f"warning: {path}: is empty\n")
+        return
     lines = text.splitlines(keepends=True)
     reader = csv.reader(lines, strict=True)
     try:
