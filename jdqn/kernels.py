@@ -53,66 +53,101 @@ def in_row_order(ring: chex.Array) -> chex.Array:
     return with_layout_constraint(ring, Layout(major_to_minor=tuple(range(ring.ndim))))
 
 
+def operand(x: chex.Array, dtype: str) -> chex.Array:
+    """`x` f32 as a factor of a product in `dtype`: rounded, for bfloat16.
+
+    On a CPU it stays f32: XLA has no products of bf16 there, or converts back and leaves out both
+    conversions. The results are the same.
+    """
+    if dtype == "bfloat16" and on_cpu():
+        return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+    return x.astype(dtype)
+
+
 def convolve(
-    x: chex.Array, kernel: chex.Array, stride: int, *, scale: float = 1.0, for_cpu: bool
+    x: chex.Array,
+    kernel: chex.Array,
+    stride: int,
+    *,
+    scale: float = 1.0,
+    for_cpu: bool,
+    dtype: str = "float32",
 ) -> chex.Array:
     """Unpadded convolution of `scale` times `[B, H, W, C]`, u8 or f32, with `[k, k, C, O]`.
 
     On a CPU it is a matmul over patches: XLA runs the library's convolution on one core there, and
-    its gradient inside a scan as a naive loop. Results are the same in both forms.
+    its gradient inside a scan as a naive loop. Results are the same in both forms, and f32;
+    `dtype` is that of what is multiplied.
     """
-    if for_cpu:
-        return conv_for_cpu(x, kernel * scale, stride)  # smaller than x
-    return conv_by_library(x.astype(jnp.float32) * scale, kernel, stride)  # x is converted anyway
+    if for_cpu or dtype != "float32":  # the kernel is smaller than x, and bytes are exact in bf16
+        kernel = kernel * scale
+    else:
+        x = x.astype(jnp.float32) * scale  # converted anyway
+    form = conv_for_cpu if for_cpu else conv_by_library
+    return form(x, kernel, stride, dtype)
 
 
-def conv_by_library(x: chex.Array, kernel: chex.Array, stride: int) -> chex.Array:
-    """XLA's convolution of `[B, H, W, C]`, u8 or f32, with `[k, k, C, O]`, unpadded."""
-    return jax.lax.conv_general_dilated(
-        x.astype(jnp.float32),
-        kernel,
+def conv_by_library(
+    x: chex.Array, kernel: chex.Array, stride: int, dtype: str = "float32"
+) -> chex.Array:
+    """XLA's convolution of `[B, H, W, C]`, u8 or f32, with `[k, k, C, O]`, unpadded.
+
+    Its result is rounded to `dtype` too: cuDNN has no other, and for one in float32 XLA would not
+    round the operands.
+    """
+    result = jax.lax.conv_general_dilated(
+        x.astype(dtype),
+        kernel.astype(dtype),
         (stride, stride),
         "VALID",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+    return result.astype(jnp.float32)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def conv_for_cpu(x: chex.Array, kernel: chex.Array, stride: int) -> chex.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def conv_for_cpu(
+    x: chex.Array, kernel: chex.Array, stride: int, dtype: str = "float32"
+) -> chex.Array:
     """The same by patches and a matmul; patches are space-to-depth: `stride` must divide `k`."""
-    return _conv_forward(x, kernel, stride)[0]
+    return _conv_forward(x, kernel, stride, dtype)[0]
 
 
 Residuals = tuple[chex.Array, chex.Array, chex.Array]
 
 
-def _conv_forward(x: chex.Array, kernel: chex.Array, stride: int) -> tuple[chex.Array, Residuals]:
-    patches = conv_patches(x, kernel.shape[0], stride)
-    matrix = kernel_matrix(kernel, stride)
-    shape = patches.shape[:3]
+def _conv_forward(
+    x: chex.Array, kernel: chex.Array, stride: int, dtype: str
+) -> tuple[chex.Array, Residuals]:
     of_bytes = not jnp.issubdtype(x.dtype, jnp.floating)
+    matrix = operand(kernel_matrix(kernel, stride), dtype)
+    rounded = x if of_bytes else operand(x, dtype)  # bytes are exact in bf16
+    patches = conv_patches(rounded, kernel.shape[0], stride).astype(matrix.dtype)
+    shape = patches.shape[:3]
     # The first layer has many rows for few outputs: XLA would leave its gradient to one core. It is
     # split in two here already, or XLA would build the patches twice, whole and split.
     parts = (2 - math.prod(shape) % 2,) if of_bytes else ()
     patches = patches.reshape(*parts, -1, len(matrix))
-    y = patches @ jnp.broadcast_to(matrix, (*parts, *matrix.shape))
+    y = multiply(patches, jnp.broadcast_to(matrix, (*parts, *matrix.shape)))
     return y.reshape(*shape, -1), (x, kernel, patches)
 
 
 def _conv_backward(
-    stride: int, residuals: Residuals, dy: chex.Array
+    stride: int, dtype: str, residuals: Residuals, dy: chex.Array
 ) -> tuple[chex.Array | None, chex.Array]:
     x, kernel, patches = residuals
-    rows = dy.reshape(*patches.shape[:-1], -1)
+    rows = operand(dy.reshape(*patches.shape[:-1], -1), dtype)
     matrix, kernel_vjp = jax.vjp(lambda k: kernel_matrix(k, stride), kernel)
     # As (dYᵀ·X)ᵀ: XLA's CPU backend runs Xᵀ·dY slower, and without the barrier its simplifier
     # turns the first into the second.
-    product = jax.lax.optimization_barrier(jnp.einsum("...no,...np->...op", rows, patches))
+    product = jax.lax.optimization_barrier(
+        jnp.einsum("...no,...np->...op", rows, patches, preferred_element_type=jnp.float32)
+    )
     if patches.ndim == 3:  # of bytes
         return None, kernel_vjp(jnp.sum(product, axis=0).T)[0]
     (d_kernel,) = kernel_vjp(product.T)
     _, patches_vjp = jax.vjp(lambda x: conv_patches(x, kernel.shape[0], stride), x)
-    (d_x,) = patches_vjp((rows @ matrix.T).reshape(*dy.shape[:3], -1))
+    (d_x,) = patches_vjp(multiply(rows, operand(matrix, dtype).T).reshape(*dy.shape[:3], -1))
     return d_x, d_kernel
 
 
@@ -159,38 +194,56 @@ def kernel_matrix(kernel: chex.Array, stride: int) -> chex.Array:
     return blocks.transpose(0, 2, 1, 3, 4, 5).reshape(-1, features)
 
 
-def dense(x: chex.Array, kernel: chex.Array) -> chex.Array:
-    """`[B, in]` or `[B, K, in]` times `[K, out, in]`, to `[B, K, out]`."""
+def dense(x: chex.Array, kernel: chex.Array, dtype: str = "float32") -> chex.Array:
+    """`[B, in]` or `[B, K, in]` times `[K, out, in]`, multiplied in `dtype`, to `[B, K, out]`."""
     heads, features, width = kernel.shape
     if x.ndim == 2:
-        return matmul(x, kernel.reshape(-1, width)).reshape(-1, heads, features)
+        return matmul(x, kernel.reshape(-1, width), dtype).reshape(-1, heads, features)
     if heads == 1:  # a batched matmul of batch 1 is slower on a CPU
-        return matmul(x[:, 0], kernel[0])[:, None]
-    return jnp.einsum("bki,koi->bko", x, kernel)
+        return matmul(x[:, 0], kernel[0], dtype)[:, None]
+    if dtype == "float32":
+        return jnp.einsum("bki,koi->bko", x, kernel)
+    of_each = functools.partial(matmul, dtype=dtype)
+    return jax.vmap(of_each, in_axes=(1, 0), out_axes=1)(x, kernel)
 
 
-@jax.custom_vjp
-def matmul(x: chex.Array, kernel: chex.Array) -> chex.Array:
-    """`[B, in]` times `[out, in]`, to `[B, out]`.
+def multiply(x: chex.Array, y: chex.Array) -> chex.Array:
+    """A matrix product, summed up in f32 whatever the factors are."""
+    return jnp.matmul(x, y, preferred_element_type=jnp.float32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def matmul(x: chex.Array, kernel: chex.Array, dtype: str = "float32") -> chex.Array:
+    """`[B, in]` times `[out, in]`, multiplied in `dtype`, to `[B, out]` f32.
 
     On a CPU as (W·Xᵀ)ᵀ behind a barrier: for X·Wᵀ XLA would first pack the large matrix, at several
     times the cost of the product for ten heads of Nature's size.
     """
+    return _matmul_forward(x, kernel, dtype)[0]
+
+
+def _matmul_forward(x: chex.Array, kernel: chex.Array, dtype: str) -> tuple[chex.Array, tuple]:
+    x = operand(x, dtype)
+    kernel = operand(kernel, dtype)
     if on_cpu():
-        return jax.lax.optimization_barrier(kernel @ x.T).T
-    return x @ kernel.T
+        return jax.lax.optimization_barrier(multiply(kernel, x.T)).T, (x, kernel)
+    return multiply(x, kernel.T), (x, kernel)
 
 
-def _matmul_forward(x: chex.Array, kernel: chex.Array) -> tuple[chex.Array, tuple]:
-    return matmul(x, kernel), (x, kernel)
-
-
-def _matmul_backward(residuals: tuple, dy: chex.Array) -> tuple[chex.Array, chex.Array]:
+def _matmul_backward(dtype: str, residuals: tuple, dy: chex.Array) -> tuple[chex.Array, chex.Array]:
     x, kernel = residuals
-    return dy @ kernel, dy.T @ x
+    dy = operand(dy, dtype)
+    return multiply(dy, kernel), multiply(dy.T, x)
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+def dot_general(dtype: str) -> Callable[..., chex.Array]:
+    """What `flax.linen.Dense` multiplies `[B, in]` and `[in, out]` by."""
+    if dtype == "float32":
+        return jax.lax.dot_general
+    return lambda x, kernel, *_, **__: matmul(x, kernel.T, dtype)
 
 
 def stack_to_channels(obs: chex.Array) -> chex.Array:

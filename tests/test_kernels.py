@@ -83,6 +83,66 @@ def test_patches_are_what_each_output_sees(rng, channels):
     np.testing.assert_array_equal(by_patches(x, identity), want)
 
 
+def rounded(x):
+    """To the nearest number of 8 significant bits, as f32."""
+    return np.asarray(x).astype(jnp.bfloat16).astype(np.float32)
+
+
+def test_products_in_bf16_are_sums_in_f32_of_rounded_factors_and_so_are_their_gradients(rng):
+    """Compiled as in training, where XLA may leave out a conversion there and back."""
+    x = rng.normal(size=(6, 3, 50)).astype(np.float32)
+    kernel = rng.normal(size=(3, 4, 50)).astype(np.float32)
+    pull = rng.normal(size=(6, 3, 4)).astype(np.float32)
+
+    @jax.jit
+    def products(x, kernel, pull):
+        y, pull_back = jax.vjp(lambda *of: kernels.dense(*of, "bfloat16"), x, kernel)
+        return y, *pull_back(pull)
+
+    rx, rk, rp = map(rounded, (x, kernel, pull))
+    want = (
+        np.einsum("bki,koi->bko", rx, rk),
+        np.einsum("bko,koi->bki", rp, rk),
+        np.einsum("bko,bki->koi", rp, rx),
+    )
+    # Each head by its own features, one head of its own, heads that share features.
+    chex.assert_trees_all_close(products(x, kernel, pull), want, rtol=1e-5, atol=1e-5)
+    one = products(x[:, :1], kernel[:1], pull[:, :1])
+    want_one = (want[0][:, :1], want[1][:, :1], want[2][:1])
+    chex.assert_trees_all_close(one, want_one, rtol=1e-5, atol=1e-5)
+    shared = products(x[:, 0], kernel, pull)
+    assert {array.dtype for array in jax.tree.leaves((one, shared))} == {np.dtype(np.float32)}
+    want_shared = np.einsum("bi,koi->bko", rx[:, 0], rk)
+    np.testing.assert_allclose(shared[0], want_shared, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(shared[1], np.einsum("bko,koi->bi", rp, rk), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolutions_in_bf16_are_of_rounded_factors(rng, dtype, stride):
+    """The gradient too; the library rounds its results besides, to a 256th."""
+    x = rng.integers(0, 256, (2, 8, 8, 3)).astype(dtype)
+    x = x if dtype == np.uint8 else x / np.float32(77)
+    kernel = rng.normal(size=(4, 4, 3, 5)).astype(np.float32)
+    pull = rng.normal(size=(2, 4 // stride + 1, 4 // stride + 1, 5)).astype(np.float32)
+    pull = pull[:, : (8 - 4) // stride + 1, : (8 - 4) // stride + 1]
+
+    @functools.partial(jax.jit, static_argnums=(0, 4))
+    def convolved(form, x, kernel, pull, dtype):
+        wanted = (x, kernel) if x.dtype == jnp.float32 else (kernel,)
+        y, pull_back = jax.vjp(lambda *of: form(*(x, *of)[-2:], stride, dtype), *wanted)
+        return y, *pull_back(pull)
+
+    want = convolved(
+        kernels.conv_by_library, rounded(x).astype(dtype), rounded(kernel), rounded(pull), "float32"
+    )
+    for form, error in ((kernels.conv_for_cpu, 1e-5), (kernels.conv_by_library, 2**-8)):
+        got = convolved(form, x, kernel, pull, "bfloat16")
+        for ours, theirs in zip(got, want, strict=True):
+            assert ours.dtype == jnp.float32
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=error * np.abs(theirs).max())
+
+
 def test_a_stride_that_does_not_divide_the_kernel_is_refused():
     with pytest.raises(ValueError, match="stride 2 does not divide"):
         kernels.conv_patches(jnp.zeros((1, 9, 9, 1)), 3, 2)

@@ -1,5 +1,6 @@
 """Layers with Torch's initial values: a convolution, and a dense layer of K heads."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -37,6 +38,7 @@ class Conv(nn.Module):
     size: int
     stride: int
     for_cpu: bool
+    compute_dtype: str = "float32"  # or bfloat16: of what is multiplied
 
     @nn.compact
     def __call__(self, x: chex.Array, scale: float = 1.0) -> chex.Array:
@@ -47,7 +49,8 @@ class Conv(nn.Module):
         shape = (self.size, self.size, channels, self.features)
         kernel = self.param("kernel", init, shape)
         bias = self.param("bias", init, (self.features,))
-        y = kernels.convolve(x, kernel, self.stride, scale=scale, for_cpu=self.for_cpu)
+        convolve = functools.partial(kernels.convolve, for_cpu=self.for_cpu, scale=scale)
+        y = convolve(x, kernel, self.stride, dtype=self.compute_dtype)
         return y + bias[None, None, None, :]
 
 
@@ -66,6 +69,7 @@ class HeadDense(nn.Module):
     noisy: str = "none"  # none, factorised or independent
     sigma: float = 0.5
     inputs_per_env: int = 1  # rows of `x` in a row that share an environment's noise
+    compute_dtype: str = "float32"  # or bfloat16: of what is multiplied
 
     @nn.compact
     def __call__(self, x: chex.Array) -> chex.Array:
@@ -77,23 +81,24 @@ class HeadDense(nn.Module):
         shape = (self.heads, self.features, width)
         kernel = self.param("kernel", init, shape)
         bias = self.param("bias", init, shape[:2])
+        dense = functools.partial(kernels.dense, dtype=self.compute_dtype)
         if self.noisy == "none":
-            return kernels.dense(x, kernel) + bias[None]
+            return dense(x, kernel) + bias[None]
         sigma = self.sigma if independent else self.sigma / math.sqrt(width)
         kernel_sigma = self.param("kernel_sigma", nn.initializers.constant(sigma), shape)
         bias_sigma = self.param("bias_sigma", nn.initializers.constant(sigma), shape[:2])
-        mean = kernels.dense(x, kernel) + bias[None]
+        mean = dense(x, kernel) + bias[None]
         if not self.has_rng("noise_per_env"):
             return mean
         in_key, out_key = jax.random.split(self.make_rng("noise_per_env"))
         if independent:  # a sum of independent normals is a normal
-            variance = kernels.dense(jnp.square(x), jnp.square(kernel_sigma))
+            variance = dense(jnp.square(x), jnp.square(kernel_sigma))
             variance += jnp.square(bias_sigma)[None]
             normal = self._for_each(jax.random.normal, out_key, mean.shape)
             return mean + normal * jnp.sqrt(variance)
         own = x if x.ndim == 3 else x[:, None]
         in_noise = self._for_each(noise.factor_noise, in_key, (x.shape[0], self.heads, width))
-        noisy = kernels.dense(own * in_noise, kernel_sigma) + bias_sigma[None]
+        noisy = dense(own * in_noise, kernel_sigma) + bias_sigma[None]
         return mean + noisy * self._for_each(noise.factor_noise, out_key, mean.shape)
 
     def _for_each(self, draw: Any, key: chex.PRNGKey, shape: tuple[int, ...]) -> chex.Array:

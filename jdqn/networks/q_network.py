@@ -37,6 +37,7 @@ class QNetwork(nn.Module):
     dueling: str = "none"  # none, mean, max or sum
     noisy: str = "none"
     noisy_sigma: float = 0.5
+    compute_dtype: str = "float32"  # or bfloat16: of what layers multiply; they return f32
 
     @nn.compact
     def __call__(self, obs: chex.Array, samples: Any = None) -> chex.Array:
@@ -49,7 +50,8 @@ class QNetwork(nn.Module):
         Returns:
           `[B, K, A, Z]` f32, or `[B, K, A, n·Z]` of `n` samples; the value head reads them.
         """
-        x = torsos.TORSOS[self.torso](self.scale, self.torso_hidden, self.for_cpu)(obs)
+        told = (self.scale, self.torso_hidden, self.for_cpu, self.compute_dtype)
+        x = torsos.TORSOS[self.torso](*told)(obs)
         num_samples = 1
         if self.layer is not None:
             x = self.layer(name="value_layer")(x, samples)
@@ -72,7 +74,7 @@ class QNetwork(nn.Module):
 
         def dense(width: int, name: str) -> layers.HeadDense:
             noisy = (self.noisy, self.noisy_sigma, num_samples)
-            return layers.HeadDense(width, self.heads, *noisy, name=name)
+            return layers.HeadDense(width, self.heads, *noisy, self.compute_dtype, name=name)
 
         for i, width in enumerate(self.hidden):
             x = nn.relu(dense(width, f"{name}_hidden_{i}")(x))
@@ -141,4 +143,5 @@ def make_network(
         dueling=fields.dueling,
         noisy=fields.noisy,
         noisy_sigma=fields.noisy_sigma or noise.SIGMAS.get(fields.noisy, 0.0),
+        compute_dtype=fields.compute_dtype,
     )

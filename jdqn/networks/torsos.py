@@ -20,6 +20,7 @@ class Torso(nn.Module):
     scale: float  # what a frame is multiplied by
     hidden: Sequence[int]  # `network.torso_hidden`, for those that have a choice
     for_cpu: bool
+    compute_dtype: str = "float32"  # or bfloat16: of what is multiplied
 
     smallest_side: ClassVar[int] = 0  # of an image, channels last; 0: takes anything
 
@@ -35,7 +36,8 @@ class ConvTorso(Torso):
         x = kernels.stack_to_channels(obs)
         scale = self.scale
         for channels, size, stride in self.convolutions:
-            x = nn.relu(layers.Conv(channels, size, stride, self.for_cpu)(x, scale))
+            conv = layers.Conv(channels, size, stride, self.for_cpu, self.compute_dtype)
+            x = nn.relu(conv(x, scale))
             scale = 1.0
         return x.reshape(x.shape[0], -1)
 
@@ -72,7 +74,9 @@ class MlpTorso(Torso):
         x = flatten(obs, self.scale)
         for width in self.hidden:
             init = layers.fan_in_uniform(x.shape[-1])
-            x = nn.relu(nn.Dense(width, kernel_init=init, bias_init=init)(x))
+            product = kernels.dot_general(self.compute_dtype)
+            dense = nn.Dense(width, kernel_init=init, bias_init=init, dot_general=product)
+            x = nn.relu(dense(x))
         return x
 
 

@@ -50,21 +50,24 @@ SWITCHES = {
     },
     "behaviour": {value: {"agent.behaviour": value} for value in ("head", "head_per_step", "vote")},
     "loss": {value: {"agent.loss": value} for value in ("huber", "squared")},
+    "bf16": {
+        value: {"network.compute_dtype": "bfloat16" if value else "float32"} for value in (0, 1)
+    },
 }
 # fmt: off
 ROWS = [
-    (True, "none", "independent", 1, 1, "proportional", 0, 1, "half", "head", "huber"),
-    (True, "mean", "none", 11, 1, "uniform", 3, 1, "poisson", "head", "squared"),
-    (True, "sum", "factorised", 11, 3, "proportional", 3, 1, "all", "head", "squared"),
-    (False, "mean", "independent", 1, 1, "rank", 0, 3, "all", "head_per_step", "huber"),
-    (False, "none", "none", 11, 3, "rank", 3, 1, "all", "vote", "squared"),
-    (False, "max", "factorised", 11, 1, "rank", 0, 3, "half", "head", "huber"),
-    (True, "max", "independent", 11, 3, "uniform", 3, 1, "all", "vote", "huber"),
-    (False, "max", "none", 1, 3, "proportional", 0, 3, "poisson", "head_per_step", "squared"),
-    (True, "mean", "factorised", 1, 3, "proportional", 3, 1, "half", "vote", "squared"),
-    (False, "sum", "none", 1, 3, "uniform", 0, 1, "half", "head_per_step", "huber"),
-    (True, "sum", "independent", 11, 1, "rank", 0, 3, "poisson", "vote", "squared"),
-    (True, "none", "factorised", 11, 3, "uniform", 3, 3, "poisson", "head_per_step", "huber"),
+    (True, "none", "independent", 1, 1, "proportional", 0, 1, "half", "head", "huber", 0),
+    (True, "mean", "none", 11, 1, "uniform", 3, 1, "poisson", "head", "squared", 0),
+    (True, "sum", "factorised", 11, 3, "proportional", 3, 1, "all", "head", "squared", 0),
+    (False, "mean", "independent", 1, 1, "rank", 0, 3, "all", "head_per_step", "huber", 0),
+    (False, "none", "none", 11, 3, "rank", 3, 1, "all", "vote", "squared", 0),
+    (False, "max", "factorised", 11, 1, "rank", 0, 3, "half", "head", "huber", 1),
+    (True, "max", "independent", 11, 3, "uniform", 3, 1, "all", "vote", "huber", 1),
+    (False, "max", "none", 1, 3, "proportional", 0, 3, "poisson", "head_per_step", "squared", 0),
+    (True, "mean", "factorised", 1, 3, "proportional", 3, 1, "half", "vote", "squared", 1),
+    (False, "sum", "none", 1, 3, "uniform", 0, 1, "half", "head_per_step", "huber", 1),
+    (True, "sum", "independent", 11, 1, "rank", 0, 3, "poisson", "vote", "squared", 0),
+    (True, "none", "factorised", 11, 3, "uniform", 3, 3, "poisson", "head_per_step", "huber", 1),
 ]
 # fmt: on
 
