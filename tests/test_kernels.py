@@ -106,15 +106,15 @@ def test_products_in_bf16_are_sums_in_f32_of_rounded_factors_and_so_are_their_gr
         np.einsum("bko,bki->koi", rp, rx),
     )
     # Each head by its own features, one head of its own, heads that share features.
-    chex.assert_trees_all_close(products(x, kernel, pull), want, rtol=1e-5, atol=1e-5)
+    chex.assert_trees_all_close(products(x, kernel, pull), want, rtol=1e-4, atol=1e-4)
     one = products(x[:, :1], kernel[:1], pull[:, :1])
     want_one = (want[0][:, :1], want[1][:, :1], want[2][:1])
-    chex.assert_trees_all_close(one, want_one, rtol=1e-5, atol=1e-5)
+    chex.assert_trees_all_close(one, want_one, rtol=1e-4, atol=1e-4)
     shared = products(x[:, 0], kernel, pull)
     assert {array.dtype for array in jax.tree.leaves((one, shared))} == {np.dtype(np.float32)}
     want_shared = np.einsum("bi,koi->bko", rx[:, 0], rk)
-    np.testing.assert_allclose(shared[0], want_shared, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(shared[1], np.einsum("bko,koi->bi", rp, rk), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(shared[0], want_shared, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(shared[1], np.einsum("bko,koi->bi", rp, rk), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
@@ -136,7 +136,7 @@ def test_convolutions_in_bf16_are_of_rounded_factors(rng, dtype, stride):
     want = convolved(
         kernels.conv_by_library, rounded(x).astype(dtype), rounded(kernel), rounded(pull), "float32"
     )
-    for form, error in ((kernels.conv_for_cpu, 1e-5), (kernels.conv_by_library, 2**-8)):
+    for form, error in ((kernels.conv_for_cpu, 1e-4), (kernels.conv_by_library, 2**-8)):
         got = convolved(form, x, kernel, pull, "bfloat16")
         for ours, theirs in zip(got, want, strict=True):
             assert ours.dtype == jnp.float32

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -78,12 +79,24 @@ def _num_bytes(tree: Any) -> int:
 
 def available() -> Limit:
     """What the device has left; on a CPU the least that machine, control group, process allow."""
-    device = jax.devices()[0]
-    stats = None if kernels.on_cpu() else device.memory_stats()
-    if stats and "bytes_limit" in stats:
-        return Limit(stats["bytes_limit"] - stats.get("bytes_in_use", 0), device.device_kind)
+    if not kernels.on_cpu():
+        return of_device(jax.local_devices()[0])
     machine = Limit(psutil.virtual_memory().available, "memory of the machine")
     return min([machine, *of_groups(GROUPS, MEMBERSHIP), *of_process()])
+
+
+def of_device(device: jax.Device) -> Limit:
+    """What an accelerator leaves of the share of its memory that jax takes.
+
+    On a GPU `XLA_CLIENT_MEM_FRACTION` says how large that is, three quarters else. A device that
+    does not tell (`XLA_PYTHON_CLIENT_ALLOCATOR=platform`) has no limit here.
+    """
+    stats = device.memory_stats() or {}
+    most = stats.get("bytes_limit", 0)
+    if most <= 0:
+        return Limit(sys.maxsize, f"{device.device_kind} does not tell")
+    left = most - stats.get("bytes_in_use", 0)
+    return Limit(left, f"jax's limit of {most:,} bytes on {device.device_kind}")
 
 
 def of_groups(groups: pathlib.Path, membership: pathlib.Path) -> Iterator[Limit]:

@@ -1,6 +1,7 @@
 """What a run needs is summed, and compared with the smallest of what may be used."""
 
 import math
+import re
 import types
 
 import jax
@@ -90,12 +91,69 @@ def test_the_smallest_limit_counts(monkeypatch):
     assert memory.available() == (3_000, "memory of the machine")
 
 
-def test_an_accelerator_is_asked_itself(monkeypatch):
-    stats = {"bytes_limit": 10_000, "bytes_in_use": 400}
-    device = types.SimpleNamespace(device_kind="some GPU", memory_stats=lambda: stats)
-    monkeypatch.setattr(jax, "devices", lambda: [device])
-    monkeypatch.setattr(kernels, "on_cpu", lambda: False)
-    assert memory.available() == (9_600, "some GPU")
+@pytest.fixture
+def device_of(monkeypatch):
+    """Puts a device with some statistics in the place of this machine's."""
+
+    def put(kind, stats):
+        device = types.SimpleNamespace(device_kind=kind, memory_stats=lambda: stats)
+        monkeypatch.setattr(jax, "local_devices", lambda: [device])
+        monkeypatch.setattr(kernels, "on_cpu", lambda: False)
+
+    return put
+
+
+# An H100 of which jax takes a tenth, a GPU without preallocation and one that is in use, a TPU;
+# statistics as jax gives them.
+H100 = {"bytes_limit": 8_509_193_420, "bytes_in_use": 0, "pool_bytes": 8_509_193_420}
+
+
+@pytest.mark.parametrize(
+    ("kind", "stats", "left", "limit"),
+    [
+        ("NVIDIA H100 80GB HBM3", H100, 8_509_193_420, "8,509,193,420"),
+        ("NVIDIA L4", {"bytes_limit": 10_000}, 10_000, "10,000"),
+        ("NVIDIA L4", {"bytes_limit": 10_000, "bytes_in_use": 400}, 9_600, "10,000"),
+        (
+            "TPU v5 lite",
+            {"bytes_limit": 17_000, "bytes_in_use": 2, "num_allocs": 1},
+            16_998,
+            "17,000",
+        ),
+    ],
+)
+def test_an_accelerator_is_asked_itself(device_of, kind, stats, left, limit):
+    device_of(kind, stats)
+    assert memory.available() == (left, f"jax's limit of {limit} bytes on {kind}")
+
+
+@pytest.mark.parametrize("stats", [None, {}, {"bytes_in_use": 3}, {"bytes_limit": -1}])
+def test_an_accelerator_that_does_not_tell_is_not_held_to_the_memory_of_the_machine(
+    monkeypatch, device_of, stats
+):
+    device_of("some GPU", stats)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: types.SimpleNamespace(available=1))
+    config = tiny()
+    memory.check_memory(config, *parts_of(config, vector_spec()))
+
+
+def test_a_replay_that_does_not_fit_a_gpu_is_refused_with_numbers_before_it_is_there(device_of):
+    """A million frames of Atari on a tenth of an H100 go, 1.3 million do not."""
+    device_of("NVIDIA H100 80GB HBM3", H100)
+    spec = EnvSpec((84, 84), np.dtype(np.uint8), 4, 18, 1 / 255)
+    before = sum(x.nbytes for x in jax.live_arrays())
+    config = tiny("Breakout", replay__capacity=1_000_000)
+    memory.check_memory(config, *parts_of(config, spec))
+    config = tiny("Breakout", replay__capacity=1_300_000)
+    with pytest.raises(ConfigError) as info:
+        memory.check_memory(config, *parts_of(config, spec))
+    assert re.fullmatch(
+        r"replay.capacity = 1300000: the run needs 9,\d{3},\d{3},\d{3} bytes, "
+        r"9,\d{3},\d{3},\d{3} of them because of this; 8,509,193,420 are available "
+        r"\(jax's limit of 8,509,193,420 bytes on NVIDIA H100 80GB HBM3\)",
+        str(info.value),
+    )
+    assert sum(x.nbytes for x in jax.live_arrays()) - before < 1_000_000
 
 
 def write_group(folder, maximum, usage, values):

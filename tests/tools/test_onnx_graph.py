@@ -109,8 +109,8 @@ def drawn(config, between):
     return PROGRAMS[key]
 
 
-def check(config, between, dtype="float32"):
-    """Compares the two; returns the model."""
+def check(config, between, dtype="float32", tolerance=1e-5):
+    """Compares the two, up to a share of the largest value; returns the model."""
     output, state = drawn(config, between)
     made = onnx_graph.to_onnx(config, between, state, dtype)
     if dtype == "float16":
@@ -124,7 +124,7 @@ def check(config, between, dtype="float32"):
     for rows in (slice(0, BATCH), slice(1, 2)):
         (q,) = session.run(None, {"observation": raw[rows]})
         assert q.shape == want[rows].shape
-        assert np.abs(q - want[rows]).max() <= 1e-5 * largest
+        assert np.abs(q - want[rows]).max() <= tolerance * largest
     assert want.std() > 1e-4 * largest  # something is compared
     return onnx.load_from_string(made)
 
@@ -143,6 +143,14 @@ def test_q_is_that_of_jdqn_on_atari_in_full_size(agent):
 @pytest.mark.parametrize("dueling", ["max", "sum"])
 def test_streams_put_together_in_other_ways(dueling):
     check(small("dueling", network__dueling=dueling, network__torso="none"), VECTORS)
+
+
+def test_a_network_that_multiplies_in_bf16_is_written_down_in_float32():
+    """Four layers, whose factors were rounded to a 512th."""
+    config = small("bootstrapped_rainbow", network__compute_dtype="bfloat16")
+    check(config, VECTORS, tolerance=2**-6)
+    with pytest.raises(AssertionError, match="<="):
+        check(config, VECTORS)
 
 
 def test_half_precision_is_for_weights_alone():
