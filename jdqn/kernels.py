@@ -288,7 +288,9 @@ def norm_if(wanted: chex.Array, gradients: Callable[[], chex.ArrayTree]) -> chex
     return jax.lax.cond(wanted, lambda: norm(gradients()), lambda: jnp.zeros(()))
 
 
-def jit_learning(function: Callable[..., Any], donate_argnums: int | tuple[int, ...]) -> Any:
+def jit_learning(
+    function: Callable[..., Any], donate_argnums: int | tuple[int, ...], **options_of_jit: Any
+) -> Any:
     """`jax.jit` of a program with `learn` in it.
 
     Without this analysis XLA's CPU backend copies all parameters at every update of the scan.
@@ -298,4 +300,6 @@ def jit_learning(function: Callable[..., Any], donate_argnums: int | tuple[int, 
         jax.jit(lambda: 0, compiler_options=options)()
     except jax.errors.JaxRuntimeError:  # an XLA that does not know it
         options = {}
-    return jax.jit(function, donate_argnums=donate_argnums, compiler_options=options)
+    return jax.jit(
+        function, donate_argnums=donate_argnums, compiler_options=options, **options_of_jit
+    )

@@ -22,6 +22,8 @@ jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)  # for the notebooks' kernels
 os.environ["QUICK_NOTEBOOKS"] = "1"  # the one in the suite trains hardly at all
+# Tests of several devices need some; on one of them all else runs as it would.
+jax.config.update("jax_num_cpu_devices", 8)
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # two workers share an accelerator
 
 # What started the tests may ignore signals, as `nohup` and background jobs do; runs respect that.

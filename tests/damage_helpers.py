@@ -13,7 +13,7 @@ from helpers import tiny
 from jdqn import envs, learning
 from jdqn.config import ConfigError, with_overrides
 from jdqn.loops import fused, shared
-from jdqn.runs import checkpoint, directory, parts, resume
+from jdqn.runs import checkpoint, directory, parts, restoring, resume
 from jdqn.runs.store import DamagedError, zstd
 
 KEPT = [80, 160, 240, 320]
@@ -59,7 +59,7 @@ class Readers:
         resumed = resume.prepare(path, self.config)
         empty = jax.tree.map(_on_device, parts.tree_like(self._like, self._empty))
         try:
-            restored = checkpoint.restore(resumed.found, [empty], self._like, *self._beside)
+            restored = restoring.restore(resumed.found, [empty], self._like, *self._beside)
         except DamagedError as error:  # as in `loops.shared.restore`
             raise ConfigError(str(error)) from None
         read = bits((*restored, resumed.counters))

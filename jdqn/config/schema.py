@@ -7,59 +7,21 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 from pydantic import Field
 
+from jdqn.config.kinds import (
+    Count,
+    Kwargs,
+    NonNegative,
+    NumDevices,
+    PositiveFloat,
+    PositiveSteps,
+    Probability,
+    Scale,
+    Steps,
+    Width,
+    Widths,
+    none,
+)
 from jdqn.config.naming import Known, fits_in_a_path, is_atari, is_own
-from jdqn.config.tables import Table, table
-
-# TOML has no null.
-_none = pydantic.BeforeValidator(lambda value: None if value == "none" else value)
-Width = Annotated[int, Field(gt=0, le=65_536)]
-# Steps are counted in int32 on the device.
-PositiveSteps = Annotated[int, Field(gt=0, le=2_000_000_000)]
-Steps = Annotated[int, Field(ge=0, le=2_000_000_000)]
-Count = Annotated[int, Field(ge=0, le=1_000_000)]
-LARGEST_LIST = 65_536
-Widths = Annotated[
-    tuple[Width, ...],
-    Field(strict=False, max_length=32),
-    pydantic.BeforeValidator(lambda value: [value] if type(value) is int else value),
-]
-
-
-def _fits_float32(value: float) -> float:
-    """Raises where the device would make 0 or infinity of a number."""
-    if value and not 1e-37 <= value <= 1e37:
-        raise ValueError("must be between 1e-37 and 1e37")
-    return value
-
-
-def _observation_scale(value: Any) -> Any:
-    """`none`, `bounds`, a number, or a tuple of one for each entry. Raises ValueError."""
-    if isinstance(value, str) and value in ("none", "bounds"):
-        return value
-    numbers = value if isinstance(value, list | tuple) else [value]
-    fits = all(type(n) in (int, float) and 1e-37 <= n <= 1e37 for n in numbers)
-    if not fits or not 0 < len(numbers) <= LARGEST_LIST:
-        raise ValueError(
-            'must be "none", "bounds", a number from 1e-37 to 1e37, or a list of such numbers, one '
-            "for each entry of the observation"
-        )
-    return float(value) if numbers is not value else tuple(float(n) for n in numbers)
-
-
-Probability = Annotated[float, Field(ge=0, le=1)]
-PositiveFloat = Annotated[float, Field(gt=0), pydantic.AfterValidator(_fits_float32)]
-NonNegative = Annotated[float, Field(ge=0), pydantic.AfterValidator(_fits_float32)]
-Scale = Annotated[
-    str | float | tuple[float, ...],
-    pydantic.PlainValidator(_observation_scale),
-    pydantic.WithJsonSchema({"type": "none, bounds, number above 0 or list of them"}),
-]
-Kwargs = Annotated[
-    Table,
-    pydantic.PlainValidator(table),
-    pydantic.PlainSerializer(lambda value: value.plain()),
-    pydantic.WithJsonSchema({"type": "table such as {size = 7}"}),
-]
 
 
 class ConfigError(ValueError):
@@ -160,7 +122,7 @@ class Network(Section):
         "how value and advantage streams are put together"
     )
     noisy: Literal["none", "factorised", "independent"] = _doc("noise on the weights of the heads")
-    noisy_sigma: Annotated[PositiveFloat | None, _none] = _doc(
+    noisy_sigma: Annotated[PositiveFloat | None, none] = _doc(
         'σ at the start, factorised times 1/√inputs; "none": 0.5, independent 0.017'
     )
     atoms: Annotated[int, Field(gt=0, le=65_536)] = _doc(
@@ -204,7 +166,7 @@ class Optimizer(Section):
 
     name: Literal["adam", "rmsprop"] = _doc("rmsprop is centred, as in Nature DQN")
     learning_rate: PositiveFloat = _doc("at the start")
-    learning_rate_final: Annotated[PositiveFloat | None, _none] = _doc(
+    learning_rate_final: Annotated[PositiveFloat | None, none] = _doc(
         'at the end of the run, linearly; "none": constant'
     )
     eps: PositiveFloat = _doc("added to the denominator (inside the root for rmsprop)")
@@ -253,7 +215,10 @@ class Train(Section):
     num_seeds: Annotated[int, Field(gt=0, le=1024)] = _doc(
         "runs side by side with seeds from `seed` on; JAX-native environments only"
     )
-    stop_return: Annotated[float | None, _none] = _doc(
+    num_devices: NumDevices = _doc(
+        "D, devices that share environments, replay and batches; all: as many as there are"
+    )
+    stop_return: Annotated[float | None, none] = _doc(
         'stop when the mean return of the last 100 episodes reaches it; "none": never'
     )
     log_period_steps: PositiveSteps = _doc("agent steps between log events")
@@ -280,7 +245,7 @@ class Config(Section):
 
     @pydantic.model_validator(mode="after")
     def _check_combinations(self) -> Self:
-        for check in (_check_batch, _check_periods, _check_switches, _check_atoms, _check_sizes):
+        for check in CHECKS:
             check(self)
         return self
 
@@ -370,6 +335,26 @@ def _check_atoms(config: Config) -> None:
             f"network.v_min = {network.v_min:g}: must lie well below network.v_max = "
             f"{network.v_max:g}"
         )
+
+
+def _check_devices(config: Config) -> None:
+    devices = config.train.num_devices
+    if devices == "all" or int(devices) == 1:
+        return
+    for section, field in (("env", "num_envs"), ("replay", "batch_size")):
+        value = getattr(config.sections[section], field)
+        if value % int(devices):
+            raise ConfigError(
+                f"train.num_devices = {devices}: must divide {section}.{field} = {value}"
+            )
+    if config.train.num_seeds > 1:
+        raise ConfigError(
+            f"train.num_devices = {devices}: must be 1 with train.num_seeds = "
+            f"{config.train.num_seeds}, seeds beside each other share one device"
+        )
+
+
+CHECKS = (_check_batch, _check_periods, _check_switches, _check_atoms, _check_sizes, _check_devices)
 
 
 def _nearest(value: int, accepted: Iterable[int]) -> str:

@@ -58,7 +58,8 @@ def held_out(replay: Replay) -> Callable[[ReplayState], chex.Array]:
 
     def draw(state: ReplayState) -> chex.Array:
         leaves = jnp.sign(state.priorities.leaves)
-        evenly = state.priorities.replace(leaves=leaves, sums=leaves.sum(axis=(1, 2)))
+        sums = priorities.block_sums(leaves, priorities.num_devices_of(state.priorities))
+        evenly = state.priorities.replace(leaves=leaves, sums=sums)
         return replay.sample(state.replace(priorities=evenly), uniform, 0).obs
 
     return jax.jit(draw)

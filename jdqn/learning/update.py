@@ -123,7 +123,7 @@ def update(
     tick: chex.Numeric,
 ) -> tuple[AgentState, ReplayState, Metrics]:
     """Draws a batch, takes one step of the optimiser, writes the batch's priorities."""
-    rows = draws.rows or priorities.draw(replay_state.priorities, draws.uniform)
+    rows = draws.rows or learner.replay.draw(replay_state, draws.uniform)
     batch = learner.replay.gather(replay_state, rows, tick)
     noises = draws.noise or _draw_noises(learner, state, draws.keys)
     noise = noises[0]
@@ -237,7 +237,7 @@ def _draw_all(
     uniform = jax.vmap(draw)(keys[:, 0])
     rows = None
     if not learner.replay.changes_draws:
-        rows = jax.vmap(priorities.draw, in_axes=(None, 0))(replay_state.priorities, uniform)
+        rows = jax.vmap(learner.replay.draw, in_axes=(None, 0))(replay_state, uniform)
     noise = None
     if config.network.noisy == "factorised":
         noise = jax.vmap(functools.partial(_draw_noises, learner, state))(keys[:, 1:])

@@ -5,7 +5,7 @@ import functools
 import pathlib
 from typing import Any
 
-from jdqn import envs
+from jdqn import devices, envs
 from jdqn.config import Config, ConfigError
 from jdqn.loops import fused, host, shared
 from jdqn.runs import checkpoint, directory, evaluation, files, progress, resume, stopping
@@ -37,6 +37,7 @@ def train(
       ConfigError: before anything is written.
       RunError: the run could not go on; what could be saved has been.
     """
+    config = devices.resolved(config)
     in_jax = envs.is_native(config.env.name) and not on_host
     _check(config, in_jax, run_dir, resumes, start_from)
     path = None if run_dir is None else pathlib.Path(run_dir)

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdqn import clock, envs, kernels, learning
+from jdqn import clock, devices, envs, kernels, learning
 from jdqn.config import Config
 from jdqn.envs.jax_native import JaxEnv, JaxEnvState
-from jdqn.loops.shared import Begun, Carry, Turn, build, restore
+from jdqn.loops.shared import Begun, Carry, Turn, build, restore, shardings
 from jdqn.records import Timestep
 from jdqn.replay import Replay, ReplayState
 from jdqn.runs import stopping
@@ -163,7 +163,8 @@ def begin(
 def start(parts: Parts, stop: stopping.Stop | None = None) -> list[Carry]:
     """Before the first tick: a carry for each seed, or one for all where they are stacked."""
     fields = parts.config.train
-    first = jax.jit(functools.partial(init, parts))
+    out = devices.out(shardings(parts.config))
+    first = jax.jit(functools.partial(init, parts), **out)
     seeds = np.arange(fields.seed, fields.seed + fields.num_seeds)
     if _stacked(parts.config):
         return [stopping.Compiled(jax.jit(jax.vmap(first)), stop)(seeds)]
@@ -183,7 +184,9 @@ def _in_new_episodes(parts: Parts, carries: list[Carry], tick: int) -> list[Carr
     if _stacked(parts.config):
         begun = [jax.jit(jax.vmap(begin))(seeds)]
     else:
-        begun = [jax.jit(begin)(seed) for seed in seeds]
+        lie = shardings(parts.config)
+        out = devices.out(lie.env_state, lie.timestep)
+        begun = [jax.jit(begin, **out)(seed) for seed in seeds]
     return [
         carry._replace(env_state=env_state, timestep=timestep)
         for carry, (env_state, timestep) in zip(carries, begun, strict=True)
@@ -220,8 +223,8 @@ def compile_all(parts: Parts, carry: Carry, stop: stopping.Stop) -> Programs:
         return stopping.compiled(stop, function, *arguments)
 
     return Programs(
-        play_only=compiled(_jit(warm_up, parts, stacked), carry, 0, 0),
-        play_and_learn=compiled(_jit(act_and_learn, parts, stacked), carry, 0, 0),
+        play_only=compiled(_jit(warm_up, parts, stacked, 1), carry, 0, 0),
+        play_and_learn=compiled(_jit(act_and_learn, parts, stacked, 2), carry, 0, 0),
         hold_out=compiled(hold_out, carry.replay_state),
         refresh=jax.jit(refresh, donate_argnums=0),
     )
@@ -252,8 +255,8 @@ def turns(
 
     def turn(tick: int, timesteps: list, held_out: list) -> Turn:
         position = Position(tick + len(timesteps), carries, _nothing, learned)
-        states = each([carry.state for carry in carries])
-        return Turn(tick, timesteps, position, states, learned, held_out)
+        states = devices.local(each([carry.state for carry in carries]))
+        return Turn(tick, timesteps, position, states, *devices.local((learned, held_out)))
 
     yield turn(first_tick, [], [])
     # XLA leaves small matrices to one core: seeds share the cores from threads of their own.
@@ -326,12 +329,16 @@ def _call(program: Any, tick: int, num_ticks: int, carry: Carry) -> Any:
     return jax.block_until_ready(program(carry, tick, num_ticks))
 
 
-def _jit(function: Any, parts: Parts, stacked: bool) -> Any:
-    """Jits a function over a donated carry, vmapped over seeds where they are stacked."""
+def _jit(function: Any, parts: Parts, stacked: bool, num_results: int) -> Any:
+    """Jits a function over a donated carry, vmapped over seeds where they are stacked.
+
+    It returns a carry and so many results, which are the same on all devices.
+    """
     function = functools.partial(function, parts)
     if stacked:
         function = jax.vmap(function, in_axes=(0, None, None))
-    return kernels.jit_learning(function, 0)
+    lie = shardings(parts.config)
+    return kernels.jit_learning(function, 0, **devices.out(lie, *[lie.state] * num_results))
 
 
 def chunk_ticks(config: Config) -> int:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jdqn import clock, envs, kernels, learning
+from jdqn import clock, devices, envs, kernels, learning
 from jdqn.config import Config, RunError
-from jdqn.loops.shared import Begun, Carry, Turn, build, restore
+from jdqn.loops.shared import Begun, Carry, Turn, build, restore, shardings
 from jdqn.records import Timestep
 from jdqn.replay import Replay
 from jdqn.runs import stopping
@@ -75,7 +75,9 @@ def begin(
         env = made(seed=_seed_at(config, tick)) if tick else made()
         replay_state = carry.replay_state
         if tick:
-            replay_state = jax.jit(replay.seal, donate_argnums=0)(replay_state, tick - 1)
+            out = devices.out(shardings(config).replay_state)
+            seal = jax.jit(replay.seal, donate_argnums=0, **out)
+            replay_state = seal(replay_state, tick - 1)
         carry = carry._replace(replay_state=replay_state, timestep=_first_timestep(env))
         how = "the environments cannot be brought back: they start new episodes"
     learned = restored.learned[0] if restored.learned else {}
@@ -100,8 +102,11 @@ def start(
 ) -> Carry:
     """Before the first tick; `timestep` is what the environment shows."""
     agent_key, replay_key = jax.random.split(jax.random.key(config.train.seed))
-    state, actor = stopping.Compiled(jax.jit(agent.init), stop)(agent_key)
-    replay_state = stopping.Compiled(jax.jit(replay.init), stop)(replay_key)
+    lie = shardings(config)
+    init_agent = jax.jit(agent.init, **devices.out(lie.state, lie.actor))
+    state, actor = stopping.Compiled(init_agent, stop)(agent_key)
+    init_replay = jax.jit(replay.init, **devices.out(lie.replay_state))
+    replay_state = stopping.Compiled(init_replay, stop)(replay_key)
     return Carry(state, actor, replay_state, None, timestep)
 
 
@@ -135,16 +140,26 @@ def compile_all(
       Interrupted: a stop was asked for.
     """
     state, actor, replay_state, _, timestep = carry
-    timestep = jax.eval_shape(lambda x: x, timestep)
-    action = jax.eval_shape(agent.act, state, actor, timestep, 0)[0]
+    lie = shardings(config)
+
+    def abstract(tree: Any) -> Any:
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lie.timestep), tree
+        )
+
+    timestep = abstract(timestep)
+    action = abstract(jax.eval_shape(agent.act, state, actor, timestep, 0)[0])
+    act = jax.jit(agent.act, donate_argnums=1, **devices.out(lie.timestep, lie.actor))
+    learned = devices.out(lie.state, lie.replay_state, lie.state)
+    learn = kernels.jit_learning(agent.learn, (0, 1), **learned)
 
     def compiled(function: Any, *arguments: Any) -> Any:
         return stopping.compiled(stop, function, *arguments)
 
     return Programs(
-        act=compiled(jax.jit(agent.act, donate_argnums=1), state, actor, timestep, 0),
+        act=compiled(act, state, actor, timestep, 0),
         add=compiled(jax.jit(replay.add, donate_argnums=0), replay_state, timestep, action, 0),
-        learn=compiled(kernels.jit_learning(agent.learn, (0, 1)), state, replay_state, 0),
+        learn=compiled(learn, state, replay_state, 0),
         hold_out=compiled(learning.held_out(replay), replay_state),
         refresh=jax.jit(replay.refresh, donate_argnums=0),
     )
@@ -171,6 +186,7 @@ def turns(
     """
     programs = compile_all(config, replay, agent, carry, stop)
     state, actor, replay_state, _, timestep = carry
+    put = functools.partial(jax.device_put, device=shardings(config).timestep)
     learned = dict(learned)
     first_learning_tick = clock.first_learning_tick(config, empty_steps)
 
@@ -178,7 +194,8 @@ def turns(
         after = Carry(state, actor, replay_state, None, None if failure else timestep)
         saved = _nothing if failure else functools.partial(_saved, env)
         position = Position(tick + len(seen), [after], saved, [learned])
-        return Turn(tick, seen, position, [state], [learned], held_out, failure)
+        states, metrics, held_out = devices.local(([state], [learned], held_out))
+        return Turn(tick, seen, position, states, metrics, held_out, failure)
 
     yield turn(first_tick, [], [])
     for tick in range(first_tick, clock.num_ticks(config)):
@@ -187,7 +204,7 @@ def turns(
             held_out = [programs.hold_out(replay_state)]
             if empty_steps:  # `learn` sorts before the first update of all, not before this one
                 replay_state = programs.refresh(replay_state, tick - 1)
-        on_device = jax.device_put(timestep)
+        on_device = put(timestep)
         action, actor = programs.act(state, actor, on_device, tick)
         try:
             env.send(np.asarray(action))  # the emulators now run on host threads ...

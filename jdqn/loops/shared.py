@@ -5,12 +5,15 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jdqn import envs, learning
+from jdqn import devices, envs, learning
 from jdqn.config import Config, ConfigError, RunError
+from jdqn.devices import SPLIT, WHOLE
+from jdqn.envs.jax_native import JaxEnvState
 from jdqn.records import EnvSpec, Timestep
-from jdqn.replay import Replay, ReplayState, make_replay
-from jdqn.runs import checkpoint, checks, memory, stopping
-from jdqn.runs.checkpoint import Position, Restored
+from jdqn.replay import Replay, ReplayState, make_replay, shards
+from jdqn.runs import checks, memory, restoring, stopping
+from jdqn.runs.checkpoint import Position
+from jdqn.runs.restoring import Restored
 from jdqn.runs.resume import Resumed
 from jdqn.runs.run import Learned, Result, Run, States
 from jdqn.runs.store import DamagedError
@@ -24,6 +27,23 @@ class Carry(NamedTuple):
     replay_state: ReplayState
     env_state: Any  # of an environment in JAX; None on the host, where it is the environment's own
     timestep: Timestep | None  # to act on next; None: the environment failed
+
+
+def shardings(config: Config) -> Any:
+    """A carry that says where each part of another lies; on one device None for each."""
+    mesh = devices.make_mesh(config)
+    specs: dict[str, Any] = dict.fromkeys(Carry._fields)
+    if mesh is not None:
+        split: Any = SPLIT
+        specs = {
+            "state": WHOLE,
+            "actor": learning.ActorState(stack=split, head=split, key=WHOLE),
+            "replay_state": shards.specs(config),
+            "env_state": JaxEnvState(SPLIT, ended=split, length=split, key=WHOLE, drawn=WHOLE),
+            "timestep": SPLIT,
+        }
+        specs = devices.placed(mesh, specs)
+    return Carry(**specs)
 
 
 class Turn(NamedTuple):
@@ -44,7 +64,8 @@ def build(config: Config, spec: EnvSpec) -> tuple[Replay, learning.Agent]:
     Raises:
       ConfigError: parts that do not go together, or a run that does not fit into memory.
     """
-    replay = make_replay(config, spec)
+    mesh = devices.make_mesh(config)
+    replay = shards.make_replay(config, spec, mesh) if mesh else make_replay(config, spec)
     checks.check(config, spec, replay)
     agent = learning.make_agent(config, spec, replay)
     memory.check_memory(config, spec, replay, agent)
@@ -72,7 +93,8 @@ def restore(
     held_out = jax.eval_shape(learning.held_out(replay), like.replay_state)
     learned = jax.eval_shape(agent.learn, like.state, like.replay_state, 0)[2]
     try:
-        return checkpoint.restore(resumed.found, empty, like, held_out, learned)
+        number = int(resumed.config.train.num_devices)
+        return restoring.restore(resumed.found, empty, like, held_out, learned, number)
     except DamagedError as error:
         raise ConfigError(f"the checkpoint does not fit the run: {error}") from None
 

@@ -23,14 +23,14 @@ class Ranks(flax.struct.PyTreeNode):
 
     magnitude: chex.Array  # [blocks, R, E] f32: |TD error|
     sorted: chex.Array  # [blocks·R·E] f32, rising: -magnitude at the last refresh, then +inf
-    added: chex.Array  # [] i32: rows opened since
+    added: chex.Array  # [] i32: rows opened since; of several devices [D]
 
 
 class Priorities(flax.struct.PyTreeNode):
     """Leaves by block, `R` ring rows of `E` environments in each."""
 
     leaves: chex.Array  # [blocks, R, E] f32; padding beyond the last ring row stays 0
-    sums: chex.Array  # [blocks] f32
+    sums: chex.Array  # [blocks] f32; of several devices [D·blocks]: see `block_sums`
     max_priority: chex.Array  # [] f32: |TD error| + ε with which a new row enters
     ranks: Ranks | None = None  # rank-based only
 
@@ -52,6 +52,17 @@ def init(num_rows: int, num_envs: int) -> Priorities:
         sums=jnp.zeros((num_blocks,), jnp.float32),
         max_priority=jnp.ones((), jnp.float32),
     )
+
+
+def block_sums(leaves: chex.Array, num_devices: int) -> chex.Array:
+    """Sums `[D·blocks]` of leaves `[blocks, R, E]`: each device's of its part of `E`."""
+    parts = leaves.reshape(*leaves.shape[:2], num_devices, -1)
+    return parts.sum(axis=(1, 3)).T.reshape(-1)
+
+
+def num_devices_of(state: Priorities) -> int:
+    """Devices that have a part of them."""
+    return state.sums.size // len(state.leaves)
 
 
 def set_rows(state: Priorities, row: chex.Array, value: chex.Array) -> Priorities:

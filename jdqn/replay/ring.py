@@ -76,9 +76,10 @@ class Replay(NamedTuple):
     init: Callable[[chex.PRNGKey], ReplayState]
     add: Callable[[ReplayState, Timestep, chex.Array, chex.Numeric], ReplayState]
     seal: Callable[[ReplayState, chex.Numeric], ReplayState]
+    # Takes `priorities.uniforms`, a row of them for each transition.
+    draw: Callable[[ReplayState, chex.Array], priorities.Drawn]
     gather: Callable[[ReplayState, priorities.Drawn, chex.Numeric], Batch]
-    # Takes `priorities.uniforms`, a row of them for each transition: draws and gathers.
-    sample: Callable[[ReplayState, chex.Array, chex.Numeric], Batch]
+    sample: Callable[[ReplayState, chex.Array, chex.Numeric], Batch]  # draws and gathers
     update: Callable[[ReplayState, Batch, chex.Array], ReplayState]
     changes_draws: bool  # whether `update` says by what is drawn
     refresh: Callable[[ReplayState, chex.Numeric], ReplayState]  # sorts rank-based priorities
@@ -104,6 +105,7 @@ def make_replay(config: Config, spec: EnvSpec) -> Replay:
         init=start,
         add=functools.partial(add, settings),
         seal=functools.partial(seal, settings),
+        draw=draw,
         gather=functools.partial(gather, settings),
         sample=functools.partial(sample, settings),
         update=functools.partial(update, settings),
@@ -172,6 +174,19 @@ def add(
     tick: chex.Numeric,
 ) -> ReplayState:
     """Writes the row of a tick, and says which rows may now be drawn."""
+    mask = draw_mask(settings, jax.random.fold_in(state.key, tick))
+    return write(settings, state, timestep, action, mask, tick)
+
+
+def write(
+    settings: Settings,
+    state: ReplayState,
+    timestep: Timestep,
+    action: chex.Array,
+    mask: chex.Array,
+    tick: chex.Numeric,
+) -> ReplayState:
+    """The same with the masks `[E, K]` drawn."""
     num_envs = settings.num_envs
     chex.assert_shape(timestep.frame, (num_envs, *settings.frame_shape))
     chex.assert_shape([timestep.reward, timestep.first, action], (num_envs,))
@@ -188,7 +203,7 @@ def add(
         reward=old.reward.at[row].set(timestep.reward),
         terminated=old.terminated.at[row].set(timestep.terminated),
         last=old.last.at[row].set(timestep.last),
-        mask=old.mask.at[row].set(draw_mask(settings, jax.random.fold_in(state.key, tick))),
+        mask=old.mask.at[row].set(mask),
     )
     return state.replace(rows=rows, priorities=_open_and_close(settings, rows, state, row))
 
@@ -218,11 +233,16 @@ def _open_and_close(
     )
 
 
+def draw(state: ReplayState, uniform: chex.Array) -> priorities.Drawn:
+    """Draws rows by the leaves; `uniform` is `priorities.uniforms`."""
+    return priorities.draw(state.priorities, uniform)
+
+
 def sample(
     settings: Settings, state: ReplayState, uniform: chex.Array, tick: chex.Numeric
 ) -> Batch:
     """Draws a batch by the leaves; `uniform` is `priorities.uniforms`."""
-    return gather(settings, state, priorities.draw(state.priorities, uniform), tick)
+    return gather(settings, state, draw(state, uniform), tick)
 
 
 def gather(
@@ -256,7 +276,7 @@ def gather(
         discount=discount,
         next_obs=stack_at((row + length) % num_rows, env),
         mask=rows.mask[row, env],
-        weight=importance_weight(leaf, settings.importance_exponent(tick)),
+        weight=importance_weight(leaf, smallest(leaf), settings.importance_exponent(tick)),
         row=row,
         env=env,
     )
@@ -288,10 +308,14 @@ def refresh(settings: Settings, state: ReplayState, tick: chex.Numeric) -> Repla
     return state.replace(priorities=leaves)
 
 
-def importance_weight(leaf: chex.Array, beta: chex.Array) -> chex.Array:
+def smallest(leaf: chex.Array) -> chex.Array:
+    """The least of the leaves `[B]` that are above 0; inf: none."""
+    return jnp.min(jnp.where(leaf > 0, leaf, jnp.inf))
+
+
+def importance_weight(leaf: chex.Array, least: chex.Array, beta: chex.Array) -> chex.Array:
     """Weights `(n·P(i))^-β` over the batch maximum: n and the total cancel. 0 for a leaf of 0."""
-    smallest = jnp.min(jnp.where(leaf > 0, leaf, jnp.inf))
-    return jnp.where(leaf > 0, (leaf / smallest) ** -beta, 0.0)
+    return jnp.where(leaf > 0, (leaf / least) ** -beta, 0.0)
 
 
 def draw_mask(settings: Settings, key: chex.PRNGKey) -> chex.Array:

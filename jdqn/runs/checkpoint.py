@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import chex
 import jax
-import jax.numpy as jnp
 
 from jdqn import __version__
 from jdqn.config import Config, ConfigError, shown
@@ -44,15 +43,6 @@ class Found(NamedTuple):
     store: Store
     manifest: Manifest
     passed_over: list[str]  # what was wrong with newer ones, a sentence each
-
-
-class Restored(NamedTuple):
-    """What a checkpoint gives back to a loop."""
-
-    carries: list[Any]
-    learned: list[dict[str, Any]]  # of each seed; empty before learning starts
-    held_out: list[chex.Array]  # of each seed; empty before learning starts
-    environment: Arrays | None
 
 
 def store_of(run_dir: pathlib.Path) -> Store:
@@ -120,7 +110,7 @@ class Checkpoints:
         rows: list[slices.Names] = []
         try:
             if self._config.train.checkpoint_replay:
-                rings = [_split(carry)[1] for carry in position.carries]
+                rings = [split(carry)[1] for carry in position.carries]
                 rows = slices.save(
                     self._store, rings, num_seeds, position.tick, self._slices, self._tick
                 )
@@ -178,13 +168,13 @@ class Checkpoints:
 
 def _each(carries: Sequence[Any], num_seeds: int) -> list[Any]:
     """Carries without their rows, one for each seed."""
-    small = [_split(carry)[0] for carry in carries]
+    small = [split(carry)[0] for carry in carries]
     if len(small) == num_seeds:
         return small
     return [jax.tree.map(lambda x, i=i: x[i], small[0]) for i in range(num_seeds)]
 
 
-def _split(carry: Any) -> tuple[Any, Rows]:
+def split(carry: Any) -> tuple[Any, Rows]:
     """A carry without its rows, and the rows."""
     replay_state = carry.replay_state
     return carry._replace(replay_state=replay_state.replace(rows=None)), replay_state.rows
@@ -305,6 +295,9 @@ def _is_whole(manifest: Manifest) -> bool:
         numbers = [steps, tick, config["env"]["num_envs"], config["train"]["num_seeds"], *lengths]
         return (
             all(type(number) is int and number >= 0 for number in numbers)
+            and type(devices := config["train"].get("num_devices", 1)) is int
+            and devices > 0
+            and config["env"]["num_envs"] % devices == 0
             and steps == tick * config["env"]["num_envs"]
             and name in (BEST, str(steps))
             and {"steps", "schedule_steps"} <= config["train"].keys()
@@ -320,10 +313,11 @@ def load_states(found: Found, like: Any, num_seeds: int) -> list[Any]:
     Raises:
       DamagedError: it does not fit `like`, the state of one seed.
     """
-    return [_part(found, f"{i}/state", like) for i in range(num_seeds)]
+    return [part(found, f"{i}/state", like) for i in range(num_seeds)]
 
 
-def _part(found: Found, name: str, like: Any) -> Any:
+def part(found: Found, name: str, like: Any) -> Any:
+    """A part of a checkpoint. Raises DamagedError where it does not fit `like`."""
     expected = parts.forms_of(like)
     if not expected:
         return like
@@ -333,68 +327,4 @@ def _part(found: Found, name: str, like: Any) -> Any:
 
 def load_counters(found: Found, like: Counters) -> Counters:
     """The counters of the run. Raises DamagedError where they do not fit `like`."""
-    return _part(found, "counters", like)
-
-
-def restore(found: Found, empty: list[Any], like: Any, held_out: Any, learned: Any) -> Restored:
-    """Everything that a loop goes on with.
-
-    Args:
-      found: a verified checkpoint.
-      empty: carries before the first tick, one for each seed, or one of all, stacked; donated.
-      like: the abstract carry of one seed.
-      held_out: abstract observations of one seed's diagnostics.
-      learned: abstract metrics of one seed's call of `learn`.
-
-    Raises:
-      DamagedError: it does not fit.
-    """
-    manifest = found.manifest
-    there = manifest["parts"]
-    small, _ = _split(like)
-    num_seeds = manifest["config"]["train"]["num_seeds"]
-    # Without rows there is no replay; without a timestep the environment had failed.
-    absent = {"timestep"} if manifest["rows"] else {"timestep", "replay_state"}
-    seeds = [
-        {
-            field: _part(found, f"{i}/{field}", getattr(small, field))
-            for field in small._fields
-            if f"{i}/{field}" in there or field not in absent
-        }
-        for i in range(num_seeds)
-    ]
-    if not manifest["rows"] and any("replay_state" in fields for fields in seeds):
-        raise DamagedError(f"{found.store.folder}: a manifest has priorities without rows")
-    carries = _fill(empty, seeds)
-    if manifest["rows"]:
-        rings = [carry.replay_state.rows for carry in carries]
-        tick = manifest["tick"]
-        rings = slices.restore(found.store, rings, num_seeds, tick, manifest["rows"])
-        carries = [
-            carry._replace(replay_state=carry.replay_state.replace(rows=ring))
-            for carry, ring in zip(carries, rings, strict=True)
-        ]
-    saved = there.get("environment")
-    environment = parts.read_any(found.store, saved, MAX_ENVIRONMENT_BYTES) if saved else None
-    seen = _part(found, "held_out", [held_out] * num_seeds if "held_out" in there else [])
-    metrics = _part(found, "learned", [learned] * num_seeds if "learned" in there else [])
-    return Restored(carries, metrics, [jnp.array(array) for array in seen], environment)
-
-
-def _fill(empty: list[Any], seeds: list[dict[str, Any]]) -> list[Any]:
-    """Carries with the fields of each seed in place, on the device; rows stay as they are."""
-    on_device = [jax.tree.map(_on_device, fields) for fields in seeds]
-    if len(empty) < len(seeds):
-        on_device = [jax.tree.map(lambda *x: jnp.stack(x), *on_device)]
-    filled = []
-    for carry, fields in zip(empty, on_device, strict=True):
-        if "replay_state" in fields:
-            rows = carry.replay_state.rows
-            fields["replay_state"] = fields["replay_state"].replace(rows=rows)
-        filled.append(carry._replace(**fields))
-    return filled
-
-
-def _on_device(leaf: Any) -> chex.Array:
-    """A copy of its own: it will be donated."""
-    return leaf if isinstance(leaf, jax.Array) else jnp.array(leaf)
+    return part(found, "counters", like)

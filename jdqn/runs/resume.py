@@ -23,6 +23,7 @@ CHANGEABLE = {
     "train.checkpoint_period_steps",
     "train.checkpoint_keep",
     "train.checkpoint_replay",
+    "train.num_devices",
 }
 
 
@@ -118,6 +119,12 @@ def _said(config: Config, found: Found) -> list[str]:
         lines.append(
             "schedules keep the length they were started with, "
             f"{clock.schedule_steps(config):,} steps"
+        )
+    before = manifest["config"]["train"].get("num_devices", 1)
+    if before != config.train.num_devices:
+        lines.append(
+            f"train.num_devices was {before} and is {config.train.num_devices}: batches are drawn "
+            "otherwise from here on"
         )
     if not manifest["rows"]:
         lines.append(

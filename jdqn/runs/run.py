@@ -386,10 +386,11 @@ def title(config: Config, replay: Replay, path: pathlib.Path, steps: int) -> str
     """Where a run, which goes on from some steps, is at home; what it is has been said before."""
     fields = config.train
     start = f"from step {steps:,} to {fields.steps:,}; " if steps else ""
+    several = f"{fields.num_devices} × " if fields.num_devices != 1 else ""
     return (
         f"{start}replay {replay.capacity:,} transitions, "
         f"{replay.num_bytes * fields.num_seeds / 1e9:.2f} GB on "
-        f"{jax.devices()[0].device_kind}\nwriting {path}"
+        f"{several}{jax.devices()[0].device_kind}\nwriting {path}"
     )
 
 

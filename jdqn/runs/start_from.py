@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jdqn import envs
+from jdqn import devices, envs
 from jdqn.config import Config, ConfigError, shown
 from jdqn.learning import AgentState
 from jdqn.runs import checkpoint, exported, parts, resume
 from jdqn.runs.trained import Trained, load_run
 
 # What every run has of its own: nothing is to be said where it differs.
-ITS_OWN = {"train.schedule_steps", "train.seed", "train.num_seeds"}
+ITS_OWN = {"train.schedule_steps", "train.seed", "train.num_seeds", "train.num_devices"}
 MOST_SAID = 8
 
 
@@ -75,7 +75,10 @@ def with_parameters(started: Start | None, carries: list[Any], num_seeds: int) -
     if started is None:
         return carries
     states = started.into([carry.state for carry in carries], num_seeds)
-    return [carry._replace(state=state) for carry, state in zip(carries, states, strict=True)]
+    return [
+        carry._replace(state=devices.put_like(state, carry.state))
+        for carry, state in zip(carries, states, strict=True)
+    ]
 
 
 def prepare(

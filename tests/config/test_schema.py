@@ -37,6 +37,26 @@ MISTAKES = {
         {"optimizer.learning_rate": -0.1},
         ["optimizer.learning_rate", "-0.1", "greater than 0"],
     ),
+    "devices in words": (
+        {"train.num_devices": "many"},
+        ["train.num_devices = 'many'", '"all"', "1 to 65,536"],
+    ),
+    "no device": (
+        {"train.num_devices": 0},
+        ["train.num_devices = 0", "1 to 65,536"],
+    ),
+    "devices for environments": (
+        {"train.num_devices": 3},
+        ["train.num_devices = 3", "must divide env.num_envs = "],
+    ),
+    "devices for a batch": (
+        {"train.num_devices": 4, "env.num_envs": 8, "replay.batch_size": 30},
+        ["train.num_devices = 4", "must divide replay.batch_size = 30"],
+    ),
+    "devices for several seeds": (
+        {"train.num_devices": 2, "train.num_seeds": 3},
+        ["train.num_devices = 2", "must be 1 with train.num_seeds = 3"],
+    ),
     "not a number": (
         {"optimizer.learning_rate": float("nan")},
         ["optimizer.learning_rate", "nan", "finite"],

@@ -11,7 +11,7 @@ from helpers import tiny
 
 from jdqn.config import ConfigError
 from jdqn.replay import ReplayState, Rows
-from jdqn.runs import checkpoint, counters, parts, slices, store
+from jdqn.runs import checkpoint, counters, parts, restoring, slices, store
 from jdqn.runs.checkpoint import Checkpoints, Position, find
 
 NUM_ROWS = 16
@@ -99,7 +99,7 @@ class Writer:
         like = jax.eval_shape(lambda: carry_at(0, 0))
         held_out = jax.ShapeDtypeStruct((2, 3), np.float32)
         empty = [stacked(empty)] if stack else empty
-        return checkpoint.restore(found, empty, like, held_out, {})
+        return restoring.restore(found, empty, like, held_out, {})
 
 
 @pytest.fixture

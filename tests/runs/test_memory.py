@@ -41,6 +41,16 @@ def test_what_is_needed_is_what_is_then_allocated():
     )
 
 
+def test_each_of_several_devices_has_a_part_of_the_replay(monkeypatch):
+    config = tiny(train__num_devices=4)
+    spec, replay, agent = parts_of(config, vector_spec())
+    on_cpu = memory.needed(config, spec, replay, agent)
+    monkeypatch.setattr(kernels, "on_cpu", lambda: False)
+    elsewhere = memory.needed(config, spec, replay, agent)
+    assert on_cpu["replay.capacity"] == replay.num_bytes
+    assert elsewhere == on_cpu | {"replay.capacity": replay.num_bytes // 4}
+
+
 def test_a_log_period_of_the_fused_loop_is_counted():
     config = tiny("jdqn/Chain", train__log_period_steps=1_000_000)
     assert memory.needed(config, *parts_of(config, vector_spec()))["train.log_period_steps"] == 7e6
