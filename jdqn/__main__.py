@@ -7,6 +7,7 @@ COMMANDS = {
     "report": "a page about runs: curves, scores, diagnostics, settings",
     "plots": "a picture of learning curves",
     "export": "a trained agent as a folder to keep or give away",
+    "sweep": "many trainings: games, agents, settings, seeds; goes on where it stopped",
     "bench": "speed of each stage, and the floor beside it",
 }
 

@@ -126,6 +126,7 @@ def main(argv: list[str] | None = None) -> None:
     command = shlex.join(["python", "-m", "jdqn.train", *given])
 
     def run() -> int:
+        stopping.stop_with_parent()
         config, run_dir = _what_is_asked_for(arguments)
         resumes = arguments.resume is not None
         result = train(

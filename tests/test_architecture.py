@@ -31,7 +31,7 @@ LEVELS = [
     {"runs"},
     {"loops"},
     {"tools"},
-    {"train", "evaluate", "play", "report", "export", "plots", "bench"},  # the doors
+    {"train", "evaluate", "play", "report", "export", "plots", "sweep", "bench"},  # the doors
     {"__main__"},  # names them
 ]
 LEVEL = {name: level for level, rooms in enumerate(LEVELS) for name in rooms}

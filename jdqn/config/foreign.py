@@ -85,7 +85,9 @@ FOREIGN = {
 DOORS = {
     "--checkpoint": "evaluate",
     "--csv": "bench",
+    "--dry-run": "sweep",
     "--episodes": "evaluate",
+    "--index": "sweep",
     "--out": "report",
     "--peer": "bench",
     "--resume": "train",

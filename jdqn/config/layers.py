@@ -222,7 +222,7 @@ def _check_record(file: Any, record: Layer, chosen: Mapping[str, str]) -> None:
 
 def _read_user_file(file: str | pathlib.Path) -> tuple[Layer, bool]:
     """The layer of a user's file, and whether it is what a run recorded, which is left out."""
-    layer = _read(pathlib.Path(file))
+    layer = read_file(file)
     is_record = isinstance(layer.get("versions"), dict)
     for record in RECORDS:
         layer.pop(record, None)
@@ -283,8 +283,9 @@ def to_toml(config: Config, **extra: Mapping[str, Any]) -> str:
     return tomli_w.dumps({**layer, **extra})
 
 
-def _read(path: pathlib.Path) -> Layer:
-    """The sections of a TOML file."""
+def read_file(path: str | pathlib.Path) -> Layer:
+    """The tables of a TOML file. Raises ConfigError."""
+    path = pathlib.Path(path)
     text = _text(path)
     try:
         return tomllib.loads(text)
@@ -328,7 +329,7 @@ def read_named(kind: Kind, name: str) -> Layer:
         raise ConfigError(
             f'unknown {kind[:-1]} "{name}"{suggest(name, known)} (known: {", ".join(known)})'
         )
-    return _read(config_dir() / kind / f"{name}.toml")
+    return read_file(config_dir() / kind / f"{name}.toml")
 
 
 def _validate(merged: Layer) -> Config:

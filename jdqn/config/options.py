@@ -35,6 +35,8 @@ class _Once(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
+        if values is None:  # an argument that may be left out
+            return
         name = option_string or self.metavar
         if "" in ([values] if isinstance(values, str) else values):
             parser.error(f"{name} is empty: expected a value")

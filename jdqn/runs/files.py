@@ -67,8 +67,15 @@ def sync_folder(folder: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(folder: pathlib.Path) -> Iterator[None]:
+def lock(
+    folder: pathlib.Path, what: str = "run directory", *, shared: bool = False
+) -> Iterator[None]:
     """Holds a folder against other processes; the lock goes with the process, however it ends.
+
+    Args:
+      folder: that is there.
+      what: it is, for the sentence.
+      shared: with others that hold it so too.
 
     Raises:
       ConfigError: another process holds it.
@@ -82,9 +89,10 @@ def lock(folder: pathlib.Path) -> Iterator[None]:
         raise ConfigError(f"cannot open {folder}: {error.strerror}") from None
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"run directory {folder} is in use by another process") from None
+            raise ConfigError(f"{what} {folder} is in use by another process") from None
         except OSError:  # a file system without locks, or NFS, which refuses those of a folder
             pass
         yield

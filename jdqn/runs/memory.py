@@ -83,6 +83,11 @@ def available() -> Limit:
     """What the device has left; on a CPU the least that machine, control group, process allow."""
     if not kernels.on_cpu():
         return of_device(jax.local_devices()[0])
+    return of_machine()
+
+
+def of_machine() -> Limit:
+    """The least that machine, control group and process allow; asks no device."""
     machine = Limit(psutil.virtual_memory().available, "memory of the machine")
     return min([machine, *of_groups(GROUPS, MEMBERSHIP), *of_process()])
 

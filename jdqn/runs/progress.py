@@ -31,7 +31,7 @@ NEWEST = 0.3  # weight of the newest speed in that by which the time left is tol
 Parts = Sequence[tuple[int, str]]
 
 
-class _Console(rich.console.Console):
+class Console(rich.console.Console):
     """Standard output; a reader that went away asks the run to stop."""
 
     def __init__(self, stop: stopping.Stop, *, stderr: bool = False):
@@ -58,7 +58,7 @@ class Line:
 
     def __init__(self, stop: stopping.Stop, *, stderr: bool = False, quiet: bool = False):
         self._quiet = quiet
-        self._console = _Console(stop, stderr=stderr or quiet)
+        self._console = Console(stop, stderr=stderr or quiet)
         self._live: rich.live.Live | None = None
         self._notebook: Notebook | None = None
         self._parts: Callable[[], Parts] = tuple

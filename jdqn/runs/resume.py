@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jdqn import clock
-from jdqn.config import Config, ConfigError, shown, with_overrides
+from jdqn.config import Config, ConfigError, load_config, shown, with_overrides
 from jdqn.runs import checkpoint, counters, directory, exported, files
 from jdqn.runs.checkpoint import Found
 from jdqn.runs.counters import Counters
@@ -95,17 +95,44 @@ def _schedule_steps(recorded: Mapping[str, Any]) -> int:
     return recorded["train"]["schedule_steps"] or recorded["train"]["steps"]
 
 
+def is_finished(run_dir: pathlib.Path) -> bool:
+    """Whether a run has done all that its own configuration asks for.
+
+    Raises:
+      ConfigError: it cannot be read, or has no checkpoint.
+    """
+    config = load_config(file=run_dir / "config.toml")
+    run_id = directory.run_id_of(run_dir)
+    found = checkpoint.find(run_dir, run_id=run_id, agents_only=False)
+    try:
+        counted = checkpoint.load_counters(found, counters.start(config))
+    except DamagedError as error:
+        raise ConfigError(f"{run_dir} does not fit its config.toml: {error}") from None
+    has_reached = counters.NOT_REACHED not in counted.reached_steps
+    return _is_reported(config, counted) and (has_reached or _left(config, counted) <= 0)
+
+
+def _left(config: Config, counted: Counters) -> int:
+    """Agent steps that are left to do; below 0: more have been done."""
+    return clock.num_ticks(config) * config.env.num_envs - counted.steps
+
+
+def _is_reported(config: Config, counted: Counters) -> bool:
+    """Whether the last step has been logged, and evaluated where that is asked for."""
+    evaluated = not config.train.eval_episodes or counted.evaluated_steps == counted.steps
+    return evaluated and counted.logged_steps == counted.steps
+
+
 def _check_what_is_left(run_dir: pathlib.Path, config: Config, counted: Counters) -> None:
     """Raises ConfigError where nothing is left to do."""
-    evaluated = not config.train.eval_episodes or counted.evaluated_steps == counted.steps
-    is_finished = evaluated and counted.logged_steps == counted.steps
-    left = clock.num_ticks(config) * config.env.num_envs - counted.steps
-    if left < 0 or (left == 0 and is_finished):
+    is_reported = _is_reported(config, counted)
+    left = _left(config, counted)
+    if left < 0 or (left == 0 and is_reported):
         raise ConfigError(
             f"train.steps = {config.train.steps}: {run_dir} has done {counted.steps:,} steps "
             "already; name more with --steps"
         )
-    if is_finished and counters.NOT_REACHED not in counted.reached_steps:
+    if is_reported and counters.NOT_REACHED not in counted.reached_steps:
         raise ConfigError(
             f"train.stop_return = {config.train.stop_return:g}: {run_dir} has reached it; name "
             "another goal, or none, with --train.stop_return"

@@ -10,6 +10,7 @@ there without any is done by `in_thread`.
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NoReturn, TextIO
 
-from jdqn.config import ConfigError, RunError
+from jdqn.config import ConfigError, RunError, shown
 from jdqn.config.wording import one_line
 
 SIGNALS = [
@@ -34,6 +35,8 @@ SAME_SECONDS = 1.0
 # Sent once more, some time later, by the shell of a terminal that closes.
 REPEATED = {number for number in SIGNALS if number == getattr(signal, "SIGHUP", None)}
 THREAD = "jdqn compiles"
+# Names a descriptor: the end for reading of a pipe that the parent closes, or that closes with it.
+PARENT_PIPE = "JDQN_PARENT_PIPE"
 
 
 class Interrupted(Exception):
@@ -60,10 +63,14 @@ class Stop:
             raise Interrupted
 
 
+_stops: list[Stop] = []  # that hear signals now
+
+
 @contextlib.contextmanager
 def signals() -> Iterator[Stop]:
     """Yields a Stop that hears signals until the context ends."""
     stop = Stop()
+    _stops.append(stop)
     heard: list[tuple[int, float]] = []  # signals and when; a broken pipe is none
 
     def note(number: int, _: Any) -> None:
@@ -85,8 +92,32 @@ def signals() -> Iterator[Stop]:
     try:
         yield stop
     finally:
+        _stops.remove(stop)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def stop_with_parent() -> None:
+    """Has a process that was given `PARENT_PIPE` stop as by SIGTERM when that pipe closes.
+
+    Raises:
+      ConfigError: it names no descriptor.
+    """
+    text = os.environ.pop(PARENT_PIPE, None)  # for this process, not for its own children
+    if text is None:
+        return
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise ConfigError(f"{PARENT_PIPE} = {shown(text)}: must be the number of an open pipe")
+    descriptor = int(text)
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(descriptor, 1):
+                pass
+        if not any(_stops):  # a second signal would end it without a checkpoint
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="jdqn parent", daemon=True).start()
 
 
 def _end_at_once(number: int) -> None:

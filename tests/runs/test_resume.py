@@ -14,7 +14,7 @@ from scripted import ScriptedEnv, maker
 from jdqn import envs, loops
 from jdqn.config import ConfigError, load_config, with_overrides
 from jdqn.replay import make_replay
-from jdqn.runs import checkpoint, files, slices
+from jdqn.runs import checkpoint, files, resume, slices
 from jdqn.runs.run import Run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -51,9 +51,11 @@ def straight_and_resumed(tmp_path, stop_at, config, ticks, **keywords):
     result = loops.train(config, run_dir=tmp_path / "resumed", **keywords)
     for tick in [*ticks[1:], None]:
         assert result.stopped_by == signal.SIGINT
+        assert not resume.is_finished(tmp_path / "resumed")
         stop_at(tick)
         result = loops.train(config, run_dir=tmp_path / "resumed", resumes=True, **keywords)
     assert result.stopped_by == 0
+    assert resume.is_finished(tmp_path / "resumed")
     return tmp_path / "straight", tmp_path / "resumed"
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jdqn.config import RunError
+from jdqn.config import ConfigError, RunError
 from jdqn.runs import stopping
 
 
@@ -183,3 +183,54 @@ def test_an_output_that_cannot_be_flushed_is_no_traceback(target, status):
     assert process.returncode == status
     assert err.count("\n") == (target == "/dev/full")
     assert "Exception" not in err
+
+
+WITH_PARENT = """
+import os, sys, time
+from jdqn.runs import stopping
+stopping.stop_with_parent()
+assert stopping.PARENT_PIPE not in os.environ  # its own children are not meant
+if sys.argv[1] == "imports":
+    print("ready", flush=True)
+    time.sleep(60)
+with stopping.signals() as stop:
+    if sys.argv[1] == "is stopped already":
+        stop.reasons.append(2)
+    print("ready", flush=True)
+    until = time.monotonic() + (1.0 if stop else 60.0)
+    while time.monotonic() < until and (not stop or stop.reason == 2):
+        time.sleep(0.01)
+    print(stop.reasons)
+"""
+
+
+@pytest.mark.parametrize(
+    ("when", "status", "said"),
+    [
+        ("imports", -signal.SIGTERM, ""),
+        ("trains", 0, f"[<Signals.SIGTERM: {signal.SIGTERM.value}>]"),
+        ("is stopped already", 0, "[2]"),  # a second signal would end it without a checkpoint
+    ],
+)
+def test_a_process_stops_when_the_pipe_of_its_parent_closes(when, status, said):
+    reader, writer = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-c", WITH_PARENT, when],
+        env={**os.environ, stopping.PARENT_PIPE: str(reader)},
+        pass_fds=[reader],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    os.close(reader)
+    assert process.stdout.readline() == "ready\n"
+    os.close(writer)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert out.strip() in (said, said.replace("<Signals.SIGTERM: 15>", "15"))
+
+
+def test_a_pipe_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setenv(stopping.PARENT_PIPE, "stdin")
+    with pytest.raises(ConfigError, match="JDQN_PARENT_PIPE = 'stdin': must be the number"):
+        stopping.stop_with_parent()
+    stopping.stop_with_parent()  # nothing is asked for any more

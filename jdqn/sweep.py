@@ -1,0 +1,181 @@
+"""Many trainings: games × agents × settings × seeds, each a process and a run of its own.
+
+python -m jdqn.sweep minatar.toml
+"""
+
+import argparse
+import contextlib
+import os
+import pathlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+from jdqn.config import (
+    Config,
+    ConfigError,
+    Parser,
+    add_fields,
+    config_dir,
+    fields_of,
+    parse_value,
+    shown,
+)
+from jdqn.runs import stopping
+
+if TYPE_CHECKING:
+    from jdqn.tools.sweeps.plan import Plan, Trial
+
+# Options that stand for a field of the sweep file, and whether they are lists.
+OPTIONS = {
+    "games": ("sweep.games", "ENV,ENV", "environments"),
+    "agents": ("sweep.agents", "NAME,NAME", "agents (default: dqn)"),
+    "seeds": ("sweep.seeds", "N", "how many seeds, from 0 on, or a list: 3,4,5 (default: 1)"),
+    "dir": ("sweep.directory", "DIR", "where to write (default: runs/ and the file's name)"),
+    "max_retries": ("sweep.max_retries", "N", "how often a crash is tried again (default: 2)"),
+    "at_once": ("resources.at_once", "N", "trials at a time at most (default: what fits)"),
+}
+LISTS = ("games", "agents")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = Parser(
+        prog="python -m jdqn.sweep",
+        description="Trains games × agents × settings × seeds, or looks for settings. Each trial "
+        "is a process\nof jdqn.train with a run directory of its own. The same command goes on "
+        "where it was stopped.\nEvery field of jdqn.train is an option as well, for all trials: "
+        "--SECTION.FIELD VALUE.",
+        epilog="examples:\n"
+        "  python -m jdqn.sweep minatar.toml\n"
+        "  python -m jdqn.sweep minatar.toml --dry-run\n"
+        "  python -m jdqn.sweep --games CartPole-v1 --agents dqn,double --seeds 5 --dir runs/cart",
+    )
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", help="TOML file, or the name of one that ships"
+    )
+    for name, (_, metavar, text) in OPTIONS.items():
+        parser.add_argument("--" + name.replace("_", "-"), metavar=metavar, dest=name, help=text)
+    parser.add_argument("--dry-run", action="store_true", help="list the trials, start none")
+    parser.add_argument(
+        "--index", metavar="N", help="run trial N of the list alone, from 0 on: for array jobs"
+    )
+    for section in Config.model_fields:
+        add_fields(parser, section)
+    arguments = parser.parse(argv)
+    stopping.command(parser.refuse, lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from jdqn.tools.sweeps import plan
+
+    if arguments.file is None and arguments.games is None:
+        raise ConfigError("FILE: name a sweep file, or environments with --games")
+    options = {
+        OPTIONS[k][0]: _option(k, v) for k, v in vars(arguments).items() if k in OPTIONS and v
+    }
+    checked = plan.read(_file(arguments.file), options, fields_of(arguments))
+    if os.name != "posix":
+        raise ConfigError("a sweep needs Linux or macOS: its trials hear it through a pipe")
+    if arguments.dry_run:
+        return _list(checked)
+    if arguments.index is not None:
+        return _run_one(checked, arguments.index)
+    return _run_all(checked)
+
+
+def _option(name: str, text: str) -> Any:
+    """The value of an option that stands for a field of the file."""
+    if name in LISTS:
+        return text.split(",")
+    return text if name == "dir" else parse_value(text)
+
+
+def _file(name: str | None) -> str | None:
+    """A sweep file: a path, or the name of one that ships."""
+    if name is None or pathlib.Path(name).exists():
+        return name
+    shipped = config_dir() / "sweeps" / (name if name.endswith(".toml") else f"{name}.toml")
+    return str(shipped) if shipped.is_file() else name
+
+
+def _list(plan: "Plan") -> int:
+    """Prints the trials."""
+    from jdqn.tools.sweeps import board
+
+    write = sys.stdout.write
+    trials = plan.trials()
+    for number, trial in enumerate(trials):
+        write(f"{number:5}  {board.told(trial)}, {trial.steps:,} steps\n")
+    total = sum(trial.steps for trial in trials)
+    write(f"{len(trials)} trials, {total:,} agent steps in all, in {plan.directory}\n")
+    return 0
+
+
+def _run_all(plan: "Plan") -> int:
+    """Runs all trials on this machine."""
+    from jdqn.runs import files
+    from jdqn.tools.sweeps import local, loop
+    from jdqn.tools.sweeps.attempt import folder_of
+    from jdqn.tools.sweeps.board import Board, best_of, summary
+
+    trials = plan.trials()
+    largest = max(trial.memory_bytes for trial in trials)
+    places, why = local.places(local.this_machine(), plan.resources, largest)
+    plan.directory.mkdir(parents=True, exist_ok=True)
+    with files.lock(plan.directory, "sweep directory"), stopping.signals() as stop:
+        results = {}
+        for trial in trials:
+            if (result := folder_of(plan.directory, trial).result()) is not None:
+                results[trial.name] = result
+        before = f", {len(results)} of them have ended before" if results else ""
+        board = Board(plan.directory, stop)
+        with contextlib.closing(board):
+            board.say(
+                f"{len(trials)} trials{before}, {len(places)} at once ({why}), writing "
+                f"{plan.directory}"
+            )
+            executor = local.Local(plan, plan.directory, places)
+            with contextlib.closing(executor):
+                loop.drive(executor, loop.of_grid(trials), results, board, stop)
+        board.say(summary(0, len(trials) - len(results), results))
+        for text in best_of(results):
+            board.say(f"best: {text}")
+        return _status(plan, results, stop, board)
+
+
+def _status(plan: "Plan", results: dict[str, Any], stop: stopping.Stop, board: Any) -> int:
+    """Says what may be done next; the exit status."""
+    import shlex
+
+    from jdqn.tools.sweeps import loop
+
+    if stop:
+        board.say(f"stopped by {stopping.name_of(stop.reason)}; the same command goes on")
+        return 128 + stop.reason
+    bad = [name for name, result in results.items() if not loop.is_good(result)]
+    for name in bad[:5]:
+        board.say(
+            f"not done: {results[name]['sentence']} (to try again, delete "
+            f"{plan.directory / 'trials' / name / 'result.json'})"
+        )
+    directory = shlex.quote(str(plan.directory))
+    board.say(f"  python -m jdqn.report {directory} --out report.html")
+    return 1 if bad else 0
+
+
+def _run_one(plan: "Plan", text: str) -> int:
+    """Runs one trial of the list."""
+    from jdqn.tools.sweeps import index
+
+    trials: list[Trial] = plan.trials()
+    number = parse_value(text)
+    if type(number) is not int or not 0 <= number < len(trials):
+        raise ConfigError(
+            f"--index {shown(number)}: must be an integer from 0 to {len(trials) - 1}, the number "
+            "of a trial as --dry-run lists them"
+        )
+    return index.run(plan, trials[number])
+
+
+if __name__ == "__main__":
+    main()

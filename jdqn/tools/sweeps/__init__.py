@@ -1,0 +1,1 @@
+"""Many trainings: what is asked for, one trial at a time, and those that run them."""

@@ -1,0 +1,176 @@
+"""What a sweep shows: a table that stays on a terminal, lines in a pipe."""
+
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import rich.live
+import rich.table
+
+from jdqn.config.wording import one_line
+from jdqn.runs import stopping
+from jdqn.runs.progress import Console, bar
+from jdqn.tools.sweeps import folders
+from jdqn.tools.sweeps.attempt import Job, Outcome, folder_of
+from jdqn.tools.sweeps.plan import Trial
+
+LOOK_SECONDS = 2.0  # between looks at the logs of what runs
+LINE_SECONDS = 60.0  # between lines of where the sweep is, where there is no terminal
+MOST_ROWS = 20
+MOST_BEST = 5
+Results = Mapping[str, Mapping[str, Any]]
+WORDS = {
+    folders.DONE: "done",
+    folders.PRUNED: "pruned",
+    folders.REFUSED: "refused",
+    folders.FAILED: "failed",
+    folders.CRASHED: "crashed, begins again",
+    folders.LOST: "lost with its worker, begins again",
+    folders.STOPPED: "stopped, with what it has saved",
+    folders.PAUSED: "waits for others to come as far",
+    folders.SUPERSEDED: "taken over by a later attempt",
+}
+
+
+class Board:
+    """Says what happens, and where it all is."""
+
+    def __init__(self, directory: pathlib.Path, stop: stopping.Stop):
+        self._directory = directory
+        self._console = Console(stop)
+        self._live: rich.live.Live | None = None
+        self._looked_at = 0.0
+        self._said_at = time.monotonic()
+        self._standings: dict[str, folders.Standing] = {}
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
+            self._live = rich.live.Live(
+                console=self._console, auto_refresh=False, transient=True, redirect_stderr=False
+            )
+            self._live.start()
+
+    def say(self, text: str) -> None:
+        """Prints a line, above the table where there is one."""
+        self._console.print(one_line(text), highlight=False, markup=False, soft_wrap=True)
+
+    def began(self, job: Job) -> None:
+        """A trial was started, or went on."""
+        if self._live is None:
+            until = f", until it is evaluated at {job.until_steps:,}" if job.until_steps else ""
+            self.say(f"begins: {told(job.trial)}{until}")
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        """An attempt ended."""
+        result = outcome.result
+        if self._live is not None and result and result["status"] == folders.DONE:
+            return  # the table counts it
+        score = ""
+        if result and result["score"] is not None:
+            score = f", {result['score']:.2f} ({result['score_of']})"
+        why = f": {outcome.sentence}" if outcome.sentence else ""
+        self.say(f"{WORDS[outcome.how]}: {told(job.trial)}{score}{why}")
+
+    def stopping(self, count: int) -> None:
+        """A stop was asked for."""
+        self.say(f"stopping: {count} trial{'s' * (count != 1)} will save a checkpoint first")
+
+    def show(self, running: Sequence[tuple[Job, int]], waiting: int, results: Results) -> None:
+        """Where everything is; looks at the logs now and then only."""
+        now = time.monotonic()
+        if self._live is not None and now - self._looked_at > LOOK_SECONDS:
+            self._looked_at = now
+            self._look(running)
+            self._live.update(table(running, self._standings, waiting, results), refresh=True)
+        elif self._live is None and now - self._said_at > LINE_SECONDS:
+            self._said_at = now
+            self._look(running)
+            self.say(line(running, self._standings, waiting, results))
+
+    def _look(self, running: Sequence[tuple[Job, int]]) -> None:
+        self._standings = {
+            job.trial.name: folder_of(self._directory, job.trial).standing() for job, _ in running
+        }
+
+    def close(self) -> None:
+        """Takes the table off the terminal."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def told(trial: Trial) -> str:
+    """A trial in words."""
+    settings = "".join(f", {name} {value}" for name, value in trial.settings.items())
+    return f"{trial.game}, {trial.agent}, seed {trial.seed}{settings}"
+
+
+def summary(running: int, waiting: int, results: Results) -> str:
+    """How many trials are where."""
+    statuses = [result["status"] for result in results.values()]
+    known = (folders.DONE, folders.PRUNED, folders.REFUSED, folders.FAILED)
+    counts = {status: statuses.count(status) for status in known}
+    ended = [f"{count} {status}" for status, count in counts.items() if count or status == "done"]
+    return ", ".join([*ended, f"{running} running", f"{waiting} waiting"])
+
+
+def line(
+    running: Sequence[tuple[Job, int]],
+    standings: Mapping[str, folders.Standing],
+    waiting: int,
+    results: Results,
+) -> str:
+    """Where a sweep is, for a pipe."""
+    steps = sum(standing.steps for standing in standings.values())
+    total = sum(job.trial.steps for job, _ in running)
+    best = best_of(results)[:1]
+    score = f"; best: {best[0]}" if best else ""
+    now = f" (at {steps:,} of {total:,} steps)" if running else ""
+    return summary(len(running), waiting, results).replace(" running", f" running{now}") + score
+
+
+def table(
+    running: Sequence[tuple[Job, int]],
+    standings: Mapping[str, folders.Standing],
+    waiting: int,
+    results: Results,
+) -> rich.table.Table:
+    """Where a sweep is, for a terminal."""
+    found = rich.table.Table(box=None, pad_edge=False)
+    for name in ("trial", "attempt", "steps", "", "return", "evaluation"):
+        found.add_column(name, no_wrap=True, overflow="ellipsis")
+    for job, number in running[:MOST_ROWS]:
+        standing = standings.get(job.trial.name) or folders.Standing(0, None, {})
+        last = standing.evaluations[max(standing.evaluations)] if standing.evaluations else None
+        found.add_row(
+            rich.text.Text(told(job.trial)),
+            str(number),
+            f"{standing.steps:,}",
+            bar(min(standing.steps / job.trial.steps, 1.0)),
+            _number(standing.training),
+            _number(last),
+        )
+    if len(running) > MOST_ROWS:
+        found.add_row(f"and {len(running) - MOST_ROWS} more")
+    found.add_row(rich.text.Text(summary(len(running), waiting, results)))
+    for text in best_of(results)[:MOST_BEST]:
+        found.add_row(rich.text.Text(f"best: {text}"))
+    return found
+
+
+def best_of(results: Results) -> list[str]:
+    """Of each game the trial with the highest score, in words."""
+    best: dict[str, Mapping[str, Any]] = {}
+    for result in results.values():
+        score = result["score"]
+        before = best.get(result["game"])
+        if score is not None and (before is None or score > before["score"]):
+            best[result["game"]] = result
+    return [
+        f"{game} {r['score']:.2f} by {r['agent']}, seed {r['seed']}"
+        + "".join(f", {name} {value}" for name, value in r["settings"].items())
+        for game, r in best.items()
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

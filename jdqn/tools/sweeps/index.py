@@ -1,0 +1,46 @@
+"""One trial of the list, by its number: each is a task of an array job of a cluster."""
+
+import contextlib
+import os
+import time
+
+from jdqn.runs import files, stopping
+from jdqn.tools.sweeps import attempt, folders, loop
+from jdqn.tools.sweeps.attempt import Attempt, Job, Place
+from jdqn.tools.sweeps.board import Board
+from jdqn.tools.sweeps.plan import Plan, Trial
+
+
+def run(plan: Plan, trial: Trial) -> int:
+    """Runs a trial to its end, on all that the task was given; returns the exit status.
+
+    Raises:
+      ConfigError: a sweep of another kind holds the directory.
+      OSError: it cannot be written.
+    """
+    plan.directory.mkdir(parents=True, exist_ok=True)
+    folder = attempt.folder_of(plan.directory, trial)
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    place = Place(num_threads=len(affinity(0)) if affinity else os.cpu_count() or 1)
+    with (
+        files.lock(plan.directory, "sweep directory", shared=True),
+        stopping.signals() as stop,
+        contextlib.closing(Board(plan.directory, stop)) as board,
+    ):
+        job = Job(trial)
+        while (result := folder.result()) is None:
+            one = Attempt(job, folder, place, plan.sweep.max_retries)
+            board.began(job)
+            while (outcome := one.poll()) is None:
+                if stop:
+                    one.stop()
+                board.show([(job, one.number)], 0, {})
+                time.sleep(loop.POLL_SECONDS)
+            board.ended(job, outcome)
+            if stop:
+                return 128 + stop.reason
+            if outcome.how == folders.SUPERSEDED and folder.result() is None:
+                return 1  # another task has the trial now
+        if result["status"] == folders.REFUSED:
+            return attempt.REFUSED_STATUS
+        return 0 if loop.is_good(result) else 1

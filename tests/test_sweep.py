@@ -1,0 +1,113 @@
+"""The command `python -m jdqn.sweep`."""
+
+import functools
+
+import pytest
+from bad_inputs_helpers import check_refusal, fill
+from sweeps_helpers import make_plan, stand_in, write
+
+from jdqn import sweep
+from jdqn.runs import files
+from jdqn.tools.sweeps import attempt, local, loop
+from jdqn.tools.sweeps.local import Machine
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(loop, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(attempt, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(local, "this_machine", lambda: Machine((), 10**11, ())._replace(cores=(0,)))
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as info:
+        sweep.main(["--help"])
+    assert info.value.code == 0
+    assert "python -m jdqn.sweep minatar.toml --dry-run" in capsys.readouterr().out
+
+
+def test_a_dry_run_lists_the_trials_and_writes_nothing(tmp_path, capsys):
+    make_plan(tmp_path, seeds=2, agents=["dqn", "double"])
+    sweep.main([str(tmp_path / "sweep.toml"), "--dry-run", "--train.steps", "1_000"])
+    assert capsys.readouterr().out.splitlines() == [
+        "    0  jdqn/Chain, dqn, seed 0, 1,000 steps",
+        "    1  jdqn/Chain, dqn, seed 1, 1,000 steps",
+        "    2  jdqn/Chain, double, seed 0, 1,000 steps",
+        "    3  jdqn/Chain, double, seed 1, 1,000 steps",
+        f"4 trials, 4,000 agent steps in all, in {tmp_path / 'sweep'}",
+    ]
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_the_command_runs_all_says_what_failed_and_what_comes_next(tmp_path, capsys, monkeypatch):
+    stand_in(monkeypatch, s1="refuses")
+    folder = tmp_path / "a b"
+    argv = ["--games", "jdqn/Chain", "--seeds", "0,1,2", "--dir", str(folder), "--at-once", "1"]
+    with pytest.raises(SystemExit) as info:
+        sweep.main(argv)
+    assert info.value.code == 1
+    said = capsys.readouterr().out
+    assert said.startswith(f"3 trials, 1 at once (1 cores, 1 each), writing {folder}\n")
+    assert "2 done, 1 refused, 0 running, 0 waiting\n" in said
+    assert "best: jdqn/Chain 12.00 by dqn, seed 2\n" in said
+    assert "not done: error: seed is no seed (to try again, delete" in said
+    assert said.endswith(f"  python -m jdqn.report '{folder}' --out report.html\n")
+    (refused,) = folder.glob("trials/*-1-*/result.json")
+    refused.unlink()
+    stand_in(monkeypatch)
+    sweep.main(argv)
+    said = capsys.readouterr().out
+    assert said.startswith("3 trials, 2 of them have ended before, ")
+    assert "3 done, 0 running" in said
+
+
+def test_one_trial_by_its_number(tmp_path, capsys, monkeypatch):
+    stand_in(monkeypatch)
+    make_plan(tmp_path, seeds=2)
+    sweep.main([str(tmp_path / "sweep.toml"), "--index", "1"])
+    assert capsys.readouterr().out.splitlines() == [
+        "begins: jdqn/Chain, dqn, seed 1",
+        "done: jdqn/Chain, dqn, seed 1, 11.00 (evaluation)",
+    ]
+
+
+def test_a_sweep_that_ships_is_found_by_its_name(capsys):
+    sweep.main(["minatar", "--dry-run"])
+    assert "minatar/Breakout" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("work")
+    fill(path)
+    write(path / "good.toml", sweep={"games": ["jdqn/Chain"], "seeds": 2, "directory": "out"})
+    return path
+
+
+REFUSED = {
+    "nothing": ([], ["FILE", "--games"]),
+    "no such file": (["none.toml"], ["cannot read none.toml"]),
+    "a folder": (["folder"], ["folder", "it is a folder"]),
+    "broken": (["broken.toml"], ["broken.toml is not valid TOML"]),
+    "not a sweep": (["nan.toml"], ["nan.toml: sweep.games: is missing"]),
+    "game": (["--games", "Pong,"], ["sweep.games"]),
+    "seeds": (["good.toml", "--seeds", "many"], ["sweep.seeds = 'many'"]),
+    "at once": (["good.toml", "--at-once", "-1"], ["resources.at_once = -1"]),
+    "a field": (["good.toml", "--replay.n_step", "0"], ["replay.n_step = 0"]),
+    "index": (["good.toml", "--index", "2"], ["--index 2", "from 0 to 1"]),
+    "index of words": (["good.toml", "--index", "one"], ["--index 'one'"]),
+    "option": (["good.toml", "--agent", "dqn"], ['unknown option "--agent"', "--agents"]),
+    "directory": (["good.toml", "--dir", "file"], ["file", "exists"]),
+}
+
+
+@pytest.mark.parametrize(("argv", "said"), REFUSED.values(), ids=REFUSED.keys())
+def test_refuses(folder, monkeypatch, capsys, argv, said):
+    check_refusal(folder, monkeypatch, capsys, "sweep", argv, said)
+
+
+def test_two_sweeps_are_kept_apart(folder, monkeypatch, capsys):
+    (folder / "taken").mkdir(exist_ok=True)
+    refused = functools.partial(check_refusal, folder, monkeypatch, capsys)
+    with files.lock(folder / "taken"):
+        refused("sweep", ["good.toml", "--dir", "taken"], ["sweep directory taken is in use"])

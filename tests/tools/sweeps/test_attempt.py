@@ -1,0 +1,184 @@
+"""One attempt at a trial, with a stand-in for jdqn.train."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from sweeps_helpers import ended, make_plan, stand_in
+
+from jdqn.runs import files, stopping
+from jdqn.tools.sweeps import attempt, folders
+from jdqn.tools.sweeps.attempt import Attempt, Job, Place, folder_of
+
+
+@pytest.fixture
+def trial(tmp_path):
+    (found,) = make_plan(tmp_path).trials()
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path, trial):
+    return folder_of(tmp_path / "sweep", trial)
+
+
+@pytest.fixture(autouse=True)
+def look_often(monkeypatch):
+    monkeypatch.setattr(attempt, "LOOK_SECONDS", 0.0)
+
+
+NOWHERE = Place()
+
+
+def begin(trial, folder, until_steps=None, max_retries=1, place=NOWHERE):
+    return Attempt(Job(trial, until_steps), folder, place, max_retries)
+
+
+def started(one):
+    """An attempt whose process has saved a checkpoint."""
+    ended(lambda: one.poll() or one._folder.saved_steps())
+    return one
+
+
+def test_a_trial_that_ends_has_a_result(trial, folder, monkeypatch):
+    stand_in(monkeypatch)
+    core = max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    one = begin(trial, folder, place=Place((core,), 1, "3"))
+    outcome = ended(one.poll)
+    assert (outcome.how, outcome.number) == (folders.DONE, 1)
+    assert outcome.result == {
+        "status": "done",
+        "trial": trial.name,
+        "game": "jdqn/Chain",
+        "agent": "dqn",
+        "seed": 0,
+        "settings": {},
+        "steps": 100,
+        "score": 10.0,
+        "score_of": "evaluation",
+        "sentence": "",
+    }
+    assert folder.result() == {"attempt": 1, **outcome.result}
+    variables = json.loads((folder.run / "variables.json").read_text())
+    assert variables["CUDA_VISIBLE_DEVICES"] == "3"
+    assert {variables[name] for name in ("OMP_NUM_THREADS", "NPROC")} == {"1"}
+    if hasattr(os, "sched_setaffinity"):
+        assert json.loads((folder.run / "cores.json").read_text()) == [core]
+    # Another attempt finds it done.
+    again = ended(begin(trial, folder).poll)
+    assert (again.how, again.result) == (folders.DONE, folder.result())
+
+
+def test_a_trial_that_was_killed_goes_on_from_its_checkpoint(trial, folder, monkeypatch):
+    stand_in(monkeypatch, s0="crashes once")
+    outcome = ended(begin(trial, folder).poll)
+    assert (outcome.how, outcome.result) == (folders.CRASHED, None)
+    assert outcome.sentence == "exit status -9"
+    assert ended(begin(trial, folder).poll).how == folders.DONE
+    assert folder.result()["attempt"] == 2
+
+
+def test_a_crash_is_tried_again_so_often(trial, folder, monkeypatch):
+    stand_in(monkeypatch, s0="crashes at once")
+    hows = [ended(begin(trial, folder, max_retries=2).poll).how for _ in range(3)]
+    assert hows == [folders.CRASHED, folders.CRASHED, folders.FAILED]
+    assert folder.result()["sentence"] == "a traceback"
+    assert folder.result()["status"] == folders.FAILED
+
+
+def test_a_configuration_error_is_not_tried_again(trial, folder, monkeypatch):
+    stand_in(monkeypatch, s0="refuses")
+    outcome = ended(begin(trial, folder).poll)
+    assert outcome.how == folder.result()["status"] == folders.REFUSED
+    assert outcome.sentence == "error: seed is no seed"
+
+
+def test_a_stop_waits_for_the_checkpoint(trial, folder, monkeypatch):
+    stand_in(monkeypatch, s0="waits once")
+    one = started(begin(trial, folder))
+    one.stop()
+    outcome = ended(one.poll)
+    assert (outcome.how, outcome.result) == (folders.STOPPED, None)
+    assert folder.saved_steps() == 60
+    assert folder.crashes() == 0
+    assert ended(begin(trial, folder).poll).how == folders.DONE
+
+
+def test_a_stop_before_the_process_begins_starts_none(trial, folder, monkeypatch):
+    stand_in(monkeypatch)
+    one = begin(trial, folder)
+    one.stop()
+    assert one.poll().how == folders.STOPPED
+    assert not folder.run.exists()
+
+
+def test_what_a_later_attempt_has_taken_over_is_ended_at_once(trial, folder, monkeypatch):
+    stand_in(monkeypatch, s0="waits")
+    one = started(begin(trial, folder))
+    assert folder.claim() == 2
+    assert ended(one.poll).how == folders.SUPERSEDED
+    assert folder.saved_steps() == 50  # it had no time for a checkpoint
+    late = begin(trial, folder)
+    folder.claim()
+    assert late.poll().how == folders.SUPERSEDED  # before it began
+
+
+def test_it_waits_while_another_process_holds_the_run(trial, folder, monkeypatch):
+    stand_in(monkeypatch)
+    folder.run.mkdir(parents=True)
+    one = begin(trial, folder)
+    with files.lock(folder.run):
+        assert [one.poll() for _ in range(3)] == [None] * 3
+        assert not folder.log.exists()
+    assert ended(one.poll).how == folders.DONE
+
+
+def test_it_pauses_where_it_has_come_far_enough(trial, folder, monkeypatch):
+    stand_in(monkeypatch, s0="waits")
+    outcome = ended(begin(trial, folder, until_steps=50).poll)
+    assert (outcome.how, outcome.result) == (folders.PAUSED, None)
+    one = started(begin(trial, folder, until_steps=51))
+    assert one.poll() is None
+    one.stop()
+    assert ended(one.poll).how == folders.STOPPED
+
+
+def test_a_run_whose_end_nobody_saw_is_done(trial, folder, monkeypatch):
+    stand_in(monkeypatch, s0="waits once")
+    one = started(begin(trial, folder))
+    one.kill()
+    monkeypatch.setattr("jdqn.runs.resume.is_finished", lambda run: run == folder.run)
+    monkeypatch.setattr(attempt, "COMMAND", ("/none",))  # nothing is started
+    outcome = ended(begin(trial, folder).poll)
+    assert (outcome.how, outcome.number) == (folders.DONE, 2)
+
+
+PARENT = """
+import json, os, sys, time
+from sweeps_helpers import make_plan
+import pathlib
+from jdqn.tools.sweeps.attempt import Attempt, Job, Place, folder_of
+from jdqn.tools.sweeps import attempt
+attempt.COMMAND = (sys.executable, "-S", sys.argv[2])
+folder = pathlib.Path(sys.argv[1])
+(trial,) = make_plan(folder).trials()
+one = Attempt(Job(trial), folder_of(folder / "sweep", trial), Place(), 1)
+while one.poll() is None and one._folder.saved_steps() is None:
+    time.sleep(0.01)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_process_ends_by_itself_when_its_parent_is_killed(tmp_path, trial, folder, monkeypatch):
+    stand_in(monkeypatch, s0="waits")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    code = [sys.executable, "-c", PARENT, str(tmp_path), attempt.COMMAND[2]]
+    answer = subprocess.run(code, env=environment, timeout=60, check=False)
+    assert answer.returncode == -9
+    ended(lambda: folder.saved_steps() == 60)  # saved when the pipe closed
+
+
+def test_the_variable_is_that_of_the_command():
+    assert stopping.PARENT_PIPE == "JDQN_PARENT_PIPE"  # as the stand-in has it

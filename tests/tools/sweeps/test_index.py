@@ -1,0 +1,63 @@
+"""One trial of the list by its number."""
+
+import os
+import signal
+import threading
+
+import pytest
+from sweeps_helpers import make_plan, stand_in
+
+from jdqn.config import ConfigError
+from jdqn.runs import files
+from jdqn.tools.sweeps import attempt, index, loop
+from jdqn.tools.sweeps.attempt import folder_of
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(loop, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(attempt, "LOOK_SECONDS", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "attempts"),
+    [("ends", 0, 1), ("crashes once", 0, 2), ("crashes at once", 1, 3), ("refuses", 2, 1)],
+)
+def test_a_task_runs_its_trial_to_an_end(tmp_path, monkeypatch, asked, status, attempts):
+    stand_in(monkeypatch, s1=asked)
+    plan = make_plan(tmp_path, seeds=2)
+    first, second = plan.trials()
+    assert index.run(plan, second) == status
+    assert folder_of(plan.directory, second).newest() == attempts
+    assert folder_of(plan.directory, first).newest() == 0
+    # Once more it finds the result.
+    assert index.run(plan, second) == status
+    assert folder_of(plan.directory, second).newest() == attempts
+
+
+def test_a_task_that_is_told_to_end_saves_a_checkpoint_first(tmp_path, monkeypatch):
+    stand_in(monkeypatch, s0="waits once")
+    plan = make_plan(tmp_path)
+    folder = folder_of(plan.directory, plan.trials()[0])
+
+    def watch():
+        while folder.saved_steps() is None:
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    assert index.run(plan, plan.trials()[0]) == 128 + signal.SIGTERM
+    thread.join()
+    assert folder.saved_steps() == 60
+    assert index.run(plan, plan.trials()[0]) == 0
+
+
+def test_tasks_share_a_directory_and_a_sweep_does_not(tmp_path, monkeypatch):
+    stand_in(monkeypatch)
+    plan = make_plan(tmp_path)
+    plan.directory.mkdir()
+    with files.lock(plan.directory), pytest.raises(ConfigError, match=r"sweep directory .* in use"):
+        index.run(plan, plan.trials()[0])
+    with files.lock(plan.directory, shared=True):
+        assert index.run(plan, plan.trials()[0]) == 0
