@@ -103,42 +103,60 @@ def _list(plan: "Plan") -> int:
     from jdqn.tools.sweeps import board
 
     write = sys.stdout.write
-    trials = plan.trials()
+    trials = _source(plan).trials
     for number, trial in enumerate(trials):
         write(f"{number:5}  {board.told(trial)}, {trial.steps:,} steps\n")
+    if plan.search:
+        write(f"the first batch of {_size(plan)}, in {plan.directory}\n")
+        return 0
     total = sum(trial.steps for trial in trials)
     write(f"{len(trials)} trials, {total:,} agent steps in all, in {plan.directory}\n")
     return 0
+
+
+def _source(plan: "Plan") -> Any:
+    """What says which trials are to be run."""
+    from jdqn.tools.sweeps import loop, search
+
+    return search.Studies(plan) if plan.search else loop.Grid(plan)
+
+
+def _size(plan: "Plan") -> str:
+    """How much a sweep is."""
+    pairs = len([*plan.pairs()])
+    seeds = len(plan.seeds)
+    if plan.search is None:
+        return f"{pairs * len(plan.points()) * seeds} trials"
+    each = f" for each of {pairs} games and agents" if pairs > 1 else ""
+    times = f" × {seeds} seeds" if seeds > 1 else ""
+    return f"{plan.search.settings} settings{times}{each}"
 
 
 def _run_all(plan: "Plan") -> int:
     """Runs all trials on this machine."""
     from jdqn.runs import files
     from jdqn.tools.sweeps import local, loop
-    from jdqn.tools.sweeps.attempt import folder_of
-    from jdqn.tools.sweeps.board import Board, best_of, summary
+    from jdqn.tools.sweeps.board import Board, summary
 
-    trials = plan.trials()
-    largest = max(trial.memory_bytes for trial in trials)
-    places, why = local.places(local.this_machine(), plan.resources, largest)
+    source = _source(plan)
+    places, why = local.places(local.this_machine(), plan.resources, plan.memory_bytes())
     plan.directory.mkdir(parents=True, exist_ok=True)
     with files.lock(plan.directory, "sweep directory"), stopping.signals() as stop:
-        results = {}
-        for trial in trials:
-            if (result := folder_of(plan.directory, trial).result()) is not None:
-                results[trial.name] = result
-        before = f", {len(results)} of them have ended before" if results else ""
+        results: dict[str, dict[str, Any]] = {}
+        source.jobs(results)  # reads those that are there
+        before = f", {len(results)} trials have ended before" if results else ""
         board = Board(plan.directory, stop)
         with contextlib.closing(board):
             board.say(
-                f"{len(trials)} trials{before}, {len(places)} at once ({why}), writing "
-                f"{plan.directory}"
+                f"{_size(plan)}{before}; {len(places)} at once ({why}), writing {plan.directory}"
             )
             executor = local.Local(plan, plan.directory, places)
             with contextlib.closing(executor):
-                loop.drive(executor, loop.of_grid(trials), results, board, stop)
-        board.say(summary(0, len(trials) - len(results), results))
-        for text in best_of(results):
+                loop.drive(executor, source, results, board, stop)
+        board.say(summary(0, len(source.jobs(results)), results))
+        for sentence in source.refused[:5]:
+            board.say(f"drawn, and left out: {sentence}")
+        for text in source.best(results):
             board.say(f"best: {text}")
         return _status(plan, results, stop, board)
 
@@ -167,6 +185,8 @@ def _run_one(plan: "Plan", text: str) -> int:
     """Runs one trial of the list."""
     from jdqn.tools.sweeps import index
 
+    if plan.search:
+        raise ConfigError(f"--index {text}: a search draws its trials by how others have ended")
     trials: list[Trial] = plan.trials()
     number = parse_value(text)
     if type(number) is not int or not 0 <= number < len(trials):

@@ -47,7 +47,7 @@ def test_the_command_runs_all_says_what_failed_and_what_comes_next(tmp_path, cap
         sweep.main(argv)
     assert info.value.code == 1
     said = capsys.readouterr().out
-    assert said.startswith(f"3 trials, 1 at once (1 cores, 1 each), writing {folder}\n")
+    assert said.startswith(f"3 trials; 1 at once (1 cores, 1 each), writing {folder}\n")
     assert "2 done, 1 refused, 0 running, 0 waiting\n" in said
     assert "best: jdqn/Chain 12.00 by dqn, seed 2\n" in said
     assert "not done: error: seed is no seed (to try again, delete" in said
@@ -57,7 +57,7 @@ def test_the_command_runs_all_says_what_failed_and_what_comes_next(tmp_path, cap
     stand_in(monkeypatch)
     sweep.main(argv)
     said = capsys.readouterr().out
-    assert said.startswith("3 trials, 2 of them have ended before, ")
+    assert said.startswith("3 trials, 2 trials have ended before; ")
     assert "3 done, 0 running" in said
 
 
@@ -76,10 +76,25 @@ def test_a_sweep_that_ships_is_found_by_its_name(capsys):
     assert "minatar/Breakout" in capsys.readouterr().out
 
 
+def test_a_search_lists_what_it_draws_first(tmp_path, capsys):
+    pytest.importorskip("optuna")
+    rates = {"optimizer.learning_rate": {"low": 1e-5, "high": 1e-3, "log": True}}
+    search = {"settings": 20, "batch": 3, "fields": rates}
+    games = {"games": ["jdqn/Chain"], "seeds": 2}
+    sweep.main([write(tmp_path / "s.toml", sweep=games, search=search), "--dry-run"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 7
+    assert lines[0].startswith("    0  jdqn/Chain, dqn, seed 0, optimizer.learning_rate ")
+    assert lines[-1] == "the first batch of 20 settings × 2 seeds, in runs/s"
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("work")
     fill(path)
+    rates = {"optimizer.learning_rate": {"low": 1e-5, "high": 1e-3}}
+    search = {"settings": 3, "fields": rates}
+    write(path / "search.toml", sweep={"games": ["jdqn/Chain"]}, search=search)
     write(path / "good.toml", sweep={"games": ["jdqn/Chain"], "seeds": 2, "directory": "out"})
     return path
 
@@ -96,6 +111,7 @@ REFUSED = {
     "a field": (["good.toml", "--replay.n_step", "0"], ["replay.n_step = 0"]),
     "index": (["good.toml", "--index", "2"], ["--index 2", "from 0 to 1"]),
     "index of words": (["good.toml", "--index", "one"], ["--index 'one'"]),
+    "index of a search": (["search.toml", "--index", "1"], ["--index 1", "search"]),
     "option": (["good.toml", "--agent", "dqn"], ['unknown option "--agent"', "--agents"]),
     "directory": (["good.toml", "--dir", "file"], ["file", "exists"]),
 }

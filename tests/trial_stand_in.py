@@ -16,12 +16,13 @@ def main(options):
     asked = json.loads(os.environ["STAND_IN"])
     if "--resume" in options:
         run = pathlib.Path(options["--resume"])
-        seed = (run / "config.toml").read_text().removeprefix("seed = ")
+        options |= json.loads((run / "config.toml").read_text())
     else:
         run = pathlib.Path(options["--run-dir"])
-        seed = options["--seed"]
         run.mkdir(parents=True)
-        (run / "config.toml").write_text(f"seed = {seed}")
+        (run / "config.toml").write_text(json.dumps(options))
+    seed = options["--seed"]
+    value = int(seed) + 10 * float(options.get("--replay.n_step", 1))
     how = asked.get(seed, "ends")
     if how == "refuses":
         print("error: seed is no seed", file=sys.stderr)
@@ -29,7 +30,7 @@ def main(options):
     if how == "crashes at once":
         print("a traceback", file=sys.stderr)
         return 1
-    evaluate(run, 50, 1.0)
+    evaluate(run, 50, value - 5)
     save(run, 50)
     if how == "crashes once" and "--resume" not in options:
         os.kill(os.getpid(), 9)
@@ -38,7 +39,7 @@ def main(options):
     (run / "metrics.jsonl").write_text(
         json.dumps({"steps": 100, "episode_return": 5.0}) + '\n{"steps": 1'
     )
-    evaluate(run, 100, 10.0 + int(seed))
+    evaluate(run, 100, value)
     save(run, 100)
     (run / "variables.json").write_text(json.dumps(dict(os.environ)))
     if hasattr(os, "sched_getaffinity"):

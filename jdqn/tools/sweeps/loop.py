@@ -2,17 +2,17 @@
 
 import collections
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from jdqn.runs import stopping
 from jdqn.tools.sweeps import folders
-from jdqn.tools.sweeps.attempt import Job, Outcome
-from jdqn.tools.sweeps.board import Board
-from jdqn.tools.sweeps.plan import Trial
+from jdqn.tools.sweeps.attempt import Job, Outcome, folder_of
+from jdqn.tools.sweeps.board import Board, best_of
+from jdqn.tools.sweeps.plan import Plan
 
 POLL_SECONDS = 0.2
-Results = Mapping[str, dict[str, Any]]  # by a trial's name
+Results = dict[str, dict[str, Any]]  # by a trial's name
 
 
 class Executor(Protocol):
@@ -38,19 +38,46 @@ class Executor(Protocol):
         """Lets go of what it holds."""
 
 
-# What is to be run now, of what has no result: in the order in which it is to begin.
-Source = Callable[[Results], Sequence[Job]]
+class Source(Protocol):
+    """What says which trials are to be run."""
+
+    def jobs(self, results: Results) -> Sequence[Job]:
+        """What is to be run now, in the order in which it is to begin; what has a result is not.
+
+        Results that are on the disk, of a sweep before, are added to `results`.
+        """
+
+    def best(self, results: Results) -> Sequence[str]:
+        """What was best, in words."""
 
 
-def of_grid(trials: Sequence[Trial]) -> Source:
-    """All trials, in their order."""
-    return lambda results: [Job(trial) for trial in trials if trial.name not in results]
+class Grid:
+    """All trials of a list."""
+
+    refused: tuple[str, ...] = ()
+
+    def __init__(self, plan: Plan):
+        self.trials = plan.trials()
+        self._plan = plan
+        self._is_read = False
+
+    def jobs(self, results: Results) -> list[Job]:
+        """See `Source`."""
+        for trial in () if self._is_read else self.trials:
+            if (result := folder_of(self._plan.directory, trial).result()) is not None:
+                results[trial.name] = result
+        self._is_read = True
+        return [Job(trial) for trial in self.trials if trial.name not in results]
+
+    def best(self, results: Results) -> list[str]:
+        """The best trial of each game."""
+        return best_of(results)
 
 
 def drive(
     executor: Executor,
     source: Source,
-    results: dict[str, dict[str, Any]],
+    results: Results,
     board: Board,
     stop: stopping.Stop,
 ) -> None:
@@ -66,7 +93,7 @@ def drive(
     Raises:
       OSError: the sweep's directory cannot be written.
     """
-    waiting: collections.deque[Job] = collections.deque(source(results))
+    waiting: collections.deque[Job] = collections.deque(source.jobs(results))
     asked = False
     while waiting or executor.running:
         for job, outcome in executor.poll():
@@ -75,7 +102,7 @@ def drive(
             board.ended(job, outcome)
             busy = {job.trial.name for job, _ in executor.running}
             waiting = collections.deque(
-                job for job in source(results) if job.trial.name not in busy
+                job for job in source.jobs(results) if job.trial.name not in busy
             )
         if stop:
             waiting.clear()

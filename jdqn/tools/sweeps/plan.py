@@ -91,6 +91,14 @@ class Plan(NamedTuple):
             found.append(trial)
         return found
 
+    def memory_bytes(self) -> int:
+        """What the largest trial needs, about; of a search, at the ends of its ranges."""
+        return max(
+            self.trials_of(game, agent, settings)[0].memory_bytes
+            for game, agent in self.pairs()
+            for settings in [*self.points(), *corners(self.ranges)]
+        )
+
     def trials(self) -> list[Trial]:
         """All trials of a grid, in the order by which `--index` counts them."""
         return [

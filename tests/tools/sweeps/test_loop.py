@@ -17,12 +17,12 @@ def quick(monkeypatch):
     monkeypatch.setattr(attempt, "LOOK_SECONDS", 0.0)
 
 
-def drive(plan, stop=None, results=None, source=None):
+def drive(plan, stop=None, source=None):
     """Runs a sweep, two trials at once; its results."""
     stop = stopping.Stop() if stop is None else stop
-    results = {} if results is None else results
+    results = {}
     executor = local.Local(plan, plan.directory, [Place(), Place()])
-    source = source or loop.of_grid(plan.trials())
+    source = source or loop.Grid(plan)
     loop.drive(executor, source, results, Board(plan.directory, stop), stop)
     return results
 
@@ -38,7 +38,7 @@ def test_every_trial_ends_once_whatever_becomes_of_it(tmp_path, monkeypatch):
     assert attempts == [1, 2, 3, 1, 1]
     # Nothing is left for another round.
     stand_in(monkeypatch, s0="crashes at once")
-    assert drive(plan, results=dict(results)) == results
+    assert drive(plan).keys() == results.keys()
     assert [folder_of(plan.directory, trial).newest() for trial in plan.trials()] == attempts
 
 
@@ -70,10 +70,11 @@ def test_what_is_to_be_run_is_asked_again_when_something_has_ended(tmp_path, mon
     plan = make_plan(tmp_path, seeds=3)
     trials = plan.trials()
 
-    def one_after_the_other(results):
-        return [Job(trial) for trial in trials[: len(results) + 1] if trial.name not in results]
+    class OneAfterTheOther:
+        def jobs(self, results):
+            return [Job(trial) for trial in trials[: len(results) + 1] if trial.name not in results]
 
-    assert [*drive(plan, source=one_after_the_other)] == [trial.name for trial in trials]
+    assert [*drive(plan, source=OneAfterTheOther())] == [trial.name for trial in trials]
 
 
 class Forgetful:
@@ -103,6 +104,6 @@ def test_what_was_lost_is_run_again(tmp_path):
     plan = make_plan(tmp_path)
     results = {}
     stop = stopping.Stop()
-    source = loop.of_grid(plan.trials())
+    source = loop.Grid(plan)
     loop.drive(Forgetful(), source, results, Board(tmp_path, stop), stop)
     assert [*results] == [plan.trials()[0].name]
