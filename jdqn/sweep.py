@@ -57,6 +57,11 @@ def main(argv: list[str] | None = None) -> None:
         parser.add_argument("--" + name.replace("_", "-"), metavar=metavar, dest=name, help=text)
     parser.add_argument("--dry-run", action="store_true", help="list the trials, start none")
     parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="run on a Ray cluster: auto, host:port, or local, which starts one here",
+    )
+    parser.add_argument(
         "--index", metavar="N", help="run trial N of the list alone, from 0 on: for array jobs"
     )
     for section in Config.model_fields:
@@ -80,7 +85,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return _list(checked)
     if arguments.index is not None:
         return _run_one(checked, arguments.index)
-    return _run_all(checked)
+    return _run_all(checked, arguments.ray)
 
 
 def _option(name: str, text: str) -> Any:
@@ -132,27 +137,37 @@ def _size(plan: "Plan") -> str:
     return f"{plan.search.settings} settings{times}{each}"
 
 
-def _run_all(plan: "Plan") -> int:
-    """Runs all trials on this machine."""
+def _executor(plan: "Plan", ray: str | None) -> tuple[Any, str]:
+    """Who runs the trials, and how many at once, in words."""
+    from jdqn.tools.sweeps import local, on_ray
+
+    if ray is not None:
+        cluster = on_ray.OnRay(plan, ray)
+        return cluster, f"{cluster.num_places()} at once ({cluster.words()})"
+    places, why = local.places(local.this_machine(), plan.resources, plan.memory_bytes())
+    return local.Local(plan, plan.directory, places), f"{len(places)} at once ({why})"
+
+
+def _run_all(plan: "Plan", ray: str | None) -> int:
+    """Runs all trials, on this machine or a cluster."""
     from jdqn.runs import files
-    from jdqn.tools.sweeps import local, loop
+    from jdqn.tools.sweeps import loop
     from jdqn.tools.sweeps.board import Board, summary
 
     source = _source(plan)
-    places, why = local.places(local.this_machine(), plan.resources, plan.memory_bytes())
-    plan.directory.mkdir(parents=True, exist_ok=True)
-    with files.lock(plan.directory, "sweep directory"), stopping.signals() as stop:
+    with contextlib.ExitStack() as stack:
+        executor, where = _executor(plan, ray)
+        stack.enter_context(contextlib.closing(executor))
+        plan.directory.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(files.lock(plan.directory, "sweep directory"))
+        stop = stack.enter_context(stopping.signals())
         results: dict[str, dict[str, Any]] = {}
         source.jobs(results)  # reads those that are there
         before = f", {len(results)} trials have ended before" if results else ""
         board = Board(plan.directory, stop)
         with contextlib.closing(board):
-            board.say(
-                f"{_size(plan)}{before}; {len(places)} at once ({why}), writing {plan.directory}"
-            )
-            executor = local.Local(plan, plan.directory, places)
-            with contextlib.closing(executor):
-                loop.drive(executor, source, results, board, stop)
+            board.say(f"{_size(plan)}{before}; {where}, writing {plan.directory}")
+            loop.drive(executor, source, results, board, stop)
         board.say(summary(0, len(source.jobs(results)), results))
         for sentence in source.refused[:5]:
             board.say(f"drawn, and left out: {sentence}")

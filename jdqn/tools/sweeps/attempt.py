@@ -185,10 +185,11 @@ class Attempt:
             return self._result(folders.REFUSED, sentence)
         if self._asked and status in STOPPED_STATUSES:
             return self._record(self._asked)
-        outcome = self._record(folders.CRASHED, sentence or f"exit status {status}")
-        if self._folder.crashes() > self._max_retries:
-            return self._result(folders.FAILED, outcome.sentence)
-        return outcome
+        sentence = sentence or f"exit status {status}"
+        retries = self._max_retries
+        return crashed(
+            self.job.trial, self._folder, self.number, folders.CRASHED, sentence, retries
+        )
 
     def _done(self) -> Outcome:
         return self._result(folders.DONE)
@@ -198,11 +199,29 @@ class Attempt:
         return Outcome(how, self.number, None, sentence)
 
     def _result(self, status: str, sentence: str = "") -> Outcome:
-        result = result_of(self.job.trial, self._folder, status, sentence)
-        if not self._folder.write_result(self.number, result):
-            return self._record(folders.SUPERSEDED)
-        self._folder.end(self.number, status)
-        return Outcome(status, self.number, result, sentence)
+        return ended(self.job.trial, self._folder, self.number, status, sentence)
+
+
+def ended(trial: Trial, folder: Folder, number: int, status: str, sentence: str = "") -> Outcome:
+    """Ends a trial, if the attempt is still the newest. Raises OSError."""
+    result = result_of(trial, folder, status, sentence)
+    if not folder.write_result(number, result):
+        found = folder.result()
+        if found is None or found["attempt"] != number:
+            folder.end(number, folders.SUPERSEDED)
+            return Outcome(folders.SUPERSEDED, number)
+    folder.end(number, status)
+    return Outcome(status, number, result, sentence)
+
+
+def crashed(
+    trial: Trial, folder: Folder, number: int, how: str, sentence: str, max_retries: int
+) -> Outcome:
+    """Records a crash or a loss; ends the trial where there were too many. Raises OSError."""
+    folder.end(number, how)
+    if folder.crashes() > max_retries:
+        return ended(trial, folder, number, folders.FAILED, sentence)
+    return Outcome(how, number, None, sentence)
 
 
 def result_of(trial: Trial, folder: Folder, status: str, sentence: str = "") -> dict[str, Any]:

@@ -81,6 +81,10 @@ class Folder:
         record |= {"ended": how, "steps": self.saved_steps()}
         files.write_whole(self._attempt(number), json.dumps(record).encode())
 
+    def has_ended(self, number: int) -> bool:
+        """Whether an attempt has said how it ended; also of one that never was."""
+        return "ended" in (_read(self._attempt(number)) or {"ended": ""})
+
     def crashes(self) -> int:
         """How often in a row an attempt crashed without having come further than the one before."""
         ends = [_read(self._attempt(number)) or {} for number in range(self.newest(), 0, -1)]

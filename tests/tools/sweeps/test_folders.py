@@ -84,6 +84,14 @@ def test_crashes_count_while_nothing_is_gained(folder, ends, count):
     assert folder.crashes() == count
 
 
+def test_an_attempt_has_ended_once_it_says_so(folder):
+    assert folder.has_ended(0)
+    number = folder.claim()
+    assert not folder.has_ended(number)
+    folder.end(number, folders.STOPPED)
+    assert folder.has_ended(number)
+
+
 def test_how_far_a_run_is_is_read_of_logs_that_are_being_written(folder):
     assert folder.standing() == (0, None, {})
     folder.run.mkdir(parents=True)
