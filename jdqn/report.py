@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> None:
         "run",
         metavar="RUN",
         nargs="*",
-        help="run directory, folder of runs, or LABEL=RUN,RUN: runs under one label",
+        help="run directory, folder of runs, directory of a sweep, or LABEL=RUN,RUN: runs under "
+        "one label",
     )
     parser.add_argument("--out", metavar="PAGE", help="file to write: .html")
     parser.add_argument(
@@ -49,11 +50,13 @@ def main(argv: list[str] | None = None) -> None:
 def write(page: pathlib.Path, texts: list[str], solved: str | None) -> None:
     """Writes the page of some `RUN` and `LABEL=RUN,...`, whole or not at all."""
     from jdqn.runs import files
-    from jdqn.tools import groups, scoring
+    from jdqn.tools import groups, labels, scoring
     from jdqn.tools import page as pages
+    from jdqn.tools.sweeps import folders
 
     environments = groups.read_groups(texts)
-    html = pages.render(environments, scoring.read_solved(solved, environments))
+    notes = folders.notes([path for given in labels.read(texts) for path in given.paths])
+    html = pages.render(environments, scoring.read_solved(solved, environments), notes)
     try:
         files.write_whole(page, html.encode("utf-8"))
     except OSError as error:

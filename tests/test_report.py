@@ -8,6 +8,7 @@ from bad_inputs_helpers import check_refusal, fill
 from report_helpers import write_run
 
 from jdqn import report
+from jdqn.tools.sweeps.folders import Folder
 
 
 def test_help(capsys):
@@ -119,3 +120,22 @@ def test_last_lines_that_were_cut_off_are_left_out(tmp_path, capsys):
         for name in ("episodes.csv", "metrics.jsonl", "evaluations.csv")
     ]
     assert (tmp_path / "page.html").is_file()
+
+
+def test_a_sweep_is_reported_as_a_whole(tmp_path):
+    trials = tmp_path / "sweep" / "trials"
+    for n_step in (1, 3):
+        for env in ("CartPole-v1", "Acrobot-v1"):
+            trial = Folder(trials / f"{env}-{n_step}")
+            write_run(trial.run, env, level=10.0 * n_step, replay__n_step=n_step)
+            trial.write_result(trial.claim(), {"status": "done"})
+    Folder(trials / "pending").claim()
+    page = tmp_path / "page.html"
+    report.main([str(tmp_path / "sweep"), "--out", str(page)])
+    text = page.read_text(encoding="utf-8")
+    assert f"The sweep {tmp_path / 'sweep'} has begun 5 trials: 4 done, 1 not ended." in text
+    assert '<table class="games">' in text
+    assert "<b>60.0</b>" in text
+    assert text.count("Best settings") == 2
+    assert "<td>replay.n_step 3</td>" in text
+    assert "Performance profile" in text

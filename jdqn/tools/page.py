@@ -11,7 +11,7 @@ import numpy as np
 from jdqn import __version__
 from jdqn.config import protocol_of
 from jdqn.config.naming import is_atari
-from jdqn.tools import charts, curves, media, scoring, story
+from jdqn.tools import charts, curves, media, scoring, story, tables
 from jdqn.tools.charts import Compared, Series
 from jdqn.tools.groups import Environment, Group, Run, Seed, differing, value_of
 from jdqn.tools.scoring import Aggregates, Final
@@ -36,12 +36,15 @@ DIAGNOSTICS = {
 NOT_SHOWN = ("updates", "episodes", "episode_return", "seconds", "importance_exponent")
 
 
-def render(environments: Sequence[Environment], thresholds: dict[str, float]) -> str:
+def render(
+    environments: Sequence[Environment], thresholds: dict[str, float], notes: Sequence[str] = ()
+) -> str:
     """The page as HTML.
 
     Args:
       environments: see `groups.read_groups`.
       thresholds: by title, see `scoring.read_solved`.
+      notes: what is to be known of the runs, a sentence each.
     """
     finals = [scoring.final(env, thresholds.get(env.title)) for env in environments]
     found = scoring.aggregate(environments, finals)
@@ -62,7 +65,8 @@ def render(environments: Sequence[Environment], thresholds: dict[str, float]) ->
         title=story.who_on_what(environments),
         headline=story.headline(environments, finals, found),
         facts=_facts(environments, labels),
-        notes=_notes(environments),
+        notes=[*notes, *_notes(environments)],
+        games=tables.games_by_agents(environments, finals),
         sections=[
             _section(env, final, colors, *videos[env.title])
             for env, final in zip(environments, finals, strict=True)
@@ -144,6 +148,7 @@ def _section(
         "source": final.source,
         "threshold": None if final.threshold is None else charts.number(final.threshold),
         "table": [_row(group, final) for group in env.groups],
+        "best": tables.best_settings(env, final),
         "policies": _policies(env),
         "diagnostics": _diagnostics(env, colors),
         "differences": _differences(env),

@@ -89,7 +89,8 @@ def test_every_environment_has_its_curves_comparison_and_tables(shown):
     tables = [a.get("class") for tag, a in reader.tags if tag == "table"]
     assert tables.count("final") == 2
     assert tables.count("aggregates") == 1
-    assert len(tables) == 2 + 1 + 1 + 2  # and one by policy, and what differs
+    assert tables.count("games") == 1
+    assert len(tables) == 2 + 1 + 1 + 1 + 2  # and one by policy, and what differs
 
 
 def test_what_is_compared_and_what_differs_is_said(shown):

@@ -6,6 +6,7 @@ TRIAL/log.txt           what jdqn.train has printed
 TRIAL/result.json       how the trial ended; written once
 """
 
+import collections
 import contextlib
 import datetime
 import json
@@ -13,6 +14,7 @@ import os
 import pathlib
 import shutil
 import socket
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from jdqn.config import ConfigError
@@ -166,6 +168,19 @@ class Folder:
         """The last line that jdqn.train has printed."""
         lines = [line for line in _tail(self.log).splitlines() if line.strip()]
         return lines[-1].strip() if lines else ""
+
+
+def notes(paths: Iterable[str]) -> list[str]:
+    """Of each path that is a sweep's directory how its trials have ended, a sentence."""
+    found = []
+    for path in paths:
+        trials = [p.parent for p in sorted(pathlib.Path(path).glob("trials/*/attempts"))]
+        statuses = [(Folder(trial).result() or {}).get("status", "not ended") for trial in trials]
+        if trials:
+            counts = collections.Counter(statuses)
+            told = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+            found.append(f"The sweep {path} has begun {len(trials)} trials: {told}.")
+    return found
 
 
 def _read(path: pathlib.Path) -> Record | None:

@@ -40,12 +40,13 @@ def start(file, folder, *options):
     """A sweep; the file that it prints to lies beside its directory."""
     command = [sys.executable, "-m", "jdqn.sweep", file, "--dir", str(folder), *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    log = pathlib.Path(f"{folder}.log").open("ab")  # noqa: SIM115
-    return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    with pathlib.Path(f"{folder}.log").open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
 
 def results(folder):
-    return {path.parent.name: json.loads(path.read_text()) for path in folder.glob("trials/*/r*n")}
+    paths = folder.glob("trials/*/result.json")
+    return {path.parent.name: json.loads(path.read_text()) for path in paths}
 
 
 def trials_of(folder):
@@ -82,7 +83,7 @@ def killed_and_ended(folder, begin, kill_worker=None, seed=0):
     sweep = begin()
     killed = []
     while len(killed) < NUM_KILLS:
-        time.sleep(rng.uniform(1, 12))
+        time.sleep(rng.uniform(1, 30))
         if sweep.poll() is not None:
             break
         killed.append(kill_at_random(rng, sweep, folder, kill_worker))

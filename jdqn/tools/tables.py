@@ -1,0 +1,79 @@
+"""Tables of a report over many runs: games × agents, and the best settings of each agent."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jdqn.tools import charts, scoring
+from jdqn.tools.groups import Environment, Group, differing, value_of
+from jdqn.tools.scoring import Final
+
+MOST_AGENTS = 12  # columns that a page has room for
+MOST_SETTINGS = 5
+
+
+def games_by_agents(
+    environments: Sequence[Environment], finals: Sequence[Final]
+) -> dict[str, Any] | None:
+    """Mean scores with their intervals, a row for each game; the best of a row is marked.
+
+    Returns:
+      `names` of the columns and `rows` of a title and cells `(text, is_best)`; None: one game, for
+      which the table of its section says as much, or more agents than there is room for.
+    """
+    labels = list(dict.fromkeys(group.label for env in environments for group in env.groups))
+    if len(environments) < 2 or len(labels) > MOST_AGENTS:
+        return None
+    rows = []
+    for env, final in zip(environments, finals, strict=True):
+        means = {label: float(scores.mean()) for label, scores in final.scores.items()}
+        best = max(means.values())
+        cells = [
+            (charts.told(*scoring.interval(final.scores[label])), means[label] == best)
+            if label in means
+            else ("–", False)
+            for label in labels
+        ]
+        rows.append((env.title, cells))
+    return {"names": labels, "rows": rows}
+
+
+def best_settings(env: Environment, final: Final) -> list[dict[str, str]]:
+    """The best settings of each agent that has several on an environment, a row each.
+
+    Those that were trained for less than the longest, for instance because a search gave them up,
+    come after those that were not.
+    """
+    by_agent: dict[str, list[Group]] = {}
+    for group in env.groups:
+        by_agent.setdefault(group.runs[0].config.agent.name, []).append(group)
+    rows = []
+    for agent, groups in by_agent.items():
+        if len(groups) < 2:
+            continue
+        names = differing(group.runs[0] for group in groups)
+        longest = max(group.steps for group in groups)
+        ranked = sorted(
+            groups,
+            key=lambda group: (group.steps < longest, -_mean(final, group)),
+        )
+        for group in ranked[:MOST_SETTINGS]:
+            scores = final.scores[group.label]
+            settings = [f"{name} {value_of(group.runs[0], name)}" for name in names]
+            rows.append(
+                {
+                    "agent": agent,
+                    "settings": ", ".join(settings),
+                    "seeds": str(len(scores)),
+                    "agent steps": f"{group.steps:,}",
+                    "score": charts.told(*scoring.interval(scores)),
+                }
+            )
+    return rows
+
+
+def _mean(final: Final, group: Group) -> float:
+    mean = float(np.mean(final.scores[group.label]))
+    return mean if math.isfinite(mean) else -math.inf

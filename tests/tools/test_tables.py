@@ -1,0 +1,51 @@
+"""Tables of a report over many runs."""
+
+from report_helpers import write_run
+
+from jdqn.tools import groups, scoring, tables
+
+
+def read(folder):
+    environments = groups.read_groups([str(folder)])
+    return environments, [scoring.final(env, None) for env in environments]
+
+
+def test_games_by_agents(tmp_path):
+    write_run(tmp_path / "a", "CartPole-v1", "dqn", seeds=(0, 1), level=10.0)
+    write_run(tmp_path / "b", "CartPole-v1", "double", level=20.0)
+    write_run(tmp_path / "c", "Acrobot-v1", "dqn", level=5.0)
+    found = tables.games_by_agents(*read(tmp_path))
+    assert found["names"] == ["dqn", "double"]
+    rows = {title: cells for title, cells in found["rows"]}
+    (dqn, is_best), (double, is_better) = rows["CartPole-v1"]
+    assert dqn.startswith("21")  # twice the level plus the seed, the mean of two
+    assert "[" in dqn
+    assert double == "40.0"
+    assert (is_best, is_better) == (False, True)
+    assert rows["Acrobot-v1"] == [("10.0", True), ("–", False)]
+
+
+def test_of_one_game_or_too_many_agents_there_is_no_table(tmp_path, monkeypatch):
+    write_run(tmp_path / "a", "CartPole-v1", "dqn")
+    assert tables.games_by_agents(*read(tmp_path)) is None
+    write_run(tmp_path / "b", "Acrobot-v1", "double")
+    assert tables.games_by_agents(*read(tmp_path)) is not None
+    monkeypatch.setattr(tables, "MOST_AGENTS", 1)
+    assert tables.games_by_agents(*read(tmp_path)) is None
+
+
+def test_the_best_settings_come_first_and_what_was_given_up_last(tmp_path):
+    for n_step, level, steps in ((1, 10.0, 1_000), (3, 30.0, 1_000), (5, 99.0, 500)):
+        for seed in (0, 1):
+            path = tmp_path / f"{n_step}-{seed}"
+            write_run(path, seeds=(seed,), level=level, steps=steps, replay__n_step=n_step)
+    write_run(tmp_path / "single", agent="double")
+    environments, finals = read(tmp_path)
+    rows = tables.best_settings(environments[0], finals[0])
+    assert [(row["agent"], row["settings"], row["seeds"]) for row in rows] == [
+        ("dqn", "replay.n_step 3", "2"),
+        ("dqn", "replay.n_step 1", "2"),
+        ("dqn", "replay.n_step 5", "2"),
+    ]
+    assert [row["agent steps"] for row in rows] == ["1,000", "1,000", "500"]
+    assert rows[0]["score"].startswith("61.0 [")
