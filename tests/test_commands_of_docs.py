@@ -73,6 +73,8 @@ def shortened(command):
     arguments = command.arguments
     if "--help" in arguments:
         return arguments
+    if command.module == "jdqn.sweep":
+        return arguments if "--dry-run" in arguments else [*arguments, "--dry-run"]
     if "--peer" in arguments or any("results/" in argument for argument in arguments):
         return None
     if "--resume" in arguments:
