@@ -167,7 +167,8 @@ def _run_all(plan: "Plan", ray: str | None) -> int:
         board = Board(plan.directory, stop)
         with contextlib.closing(board):
             board.say(f"{_size(plan)}{before}; {where}, writing {plan.directory}")
-            loop.drive(executor, source, results, board, stop)
+            with loop.writing(plan.directory):
+                loop.drive(executor, source, results, board, stop)
         board.say(summary(0, len(source.jobs(results)), results))
         for sentence in source.refused[:5]:
             board.say(f"drawn, and left out: {sentence}")

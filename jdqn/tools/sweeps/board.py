@@ -7,6 +7,7 @@ from typing import Any
 
 import rich.live
 import rich.table
+import rich.text
 
 from jdqn.config.wording import one_line
 from jdqn.runs import stopping

@@ -16,7 +16,7 @@ def run(plan: Plan, trial: Trial) -> int:
 
     Raises:
       ConfigError: a sweep of another kind holds the directory.
-      OSError: it cannot be written.
+      RunError: it cannot be written.
     """
     plan.directory.mkdir(parents=True, exist_ok=True)
     folder = attempt.folder_of(plan.directory, trial)
@@ -26,6 +26,7 @@ def run(plan: Plan, trial: Trial) -> int:
         files.lock(plan.directory, "sweep directory", shared=True),
         stopping.signals() as stop,
         contextlib.closing(Board(plan.directory, stop)) as board,
+        loop.writing(plan.directory),
     ):
         job = Job(trial)
         while (result := folder.result()) is None:

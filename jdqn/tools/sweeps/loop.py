@@ -1,10 +1,13 @@
 """A sweep from its first trial to its last, whoever runs them."""
 
 import collections
+import contextlib
+import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from jdqn.config import RunError
 from jdqn.runs import stopping
 from jdqn.tools.sweeps import folders
 from jdqn.tools.sweeps.attempt import Job, Outcome, folder_of
@@ -72,6 +75,17 @@ class Grid:
     def best(self, results: Results) -> list[str]:
         """The best trial of each game."""
         return best_of(results)
+
+
+@contextlib.contextmanager
+def writing(directory: pathlib.Path) -> Iterator[None]:
+    """Makes a RunError of what cannot be written: no mistake of the user's, and it may pass."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename or directory
+        sentence = f"cannot write {name}: {error.strerror or error}; the same command goes on"
+        raise RunError(sentence) from None
 
 
 def drive(

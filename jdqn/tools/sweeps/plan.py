@@ -86,7 +86,7 @@ class Plan(NamedTuple):
         found = []
         for seed in self.seeds:
             options = self._options(game, agent, settings, seed)
-            name = _name(game, agent, seed, (*options, self._text_of_config()))
+            name = _name(game, agent, seed, (*options, *self._texts(agent)))
             trial = Trial(name, game, agent, seed, settings, options, config.train.steps, memory)
             found.append(trial)
         return found
@@ -109,20 +109,17 @@ class Plan(NamedTuple):
         ]
 
     def _options(self, game: str, agent: str, settings: Settings, seed: int) -> tuple[str, ...]:
-        own = agent if not _is_path(agent) else str(pathlib.Path(agent).absolute())
-        given = {"env": game, "agent": own, "seed": str(seed)}
-        given["preset"] = self.sweep.preset or ""
-        given["protocol"] = self.sweep.protocol or ""
-        given["config"] = str(pathlib.Path(self.sweep.config or "").absolute())
-        if self.sweep.config is None:
-            del given["config"]
+        given = {"env": game, "agent": agent, "seed": str(seed)}
+        for name in ("preset", "protocol", "config"):
+            given[name] = getattr(self.sweep, name) or ""
         texts = {**self.fields, **settings}
         given |= {name: as_option(value) for name, value in texts.items()}
         return tuple(f"--{name}={value}" for name, value in given.items() if value)
 
-    def _text_of_config(self) -> str:
-        """What is in the file that the trials share: with another text they are others."""
-        return json.dumps(read_file(self.sweep.config)) if self.sweep.config else ""
+    def _texts(self, agent: str) -> list[str]:
+        """What is in the files that a trial is trained by: with another text it is another."""
+        files = [agent if _is_path(agent) else None, self.sweep.config]
+        return [json.dumps(read_file(file), default=str) for file in files if file is not None]
 
 
 def as_option(value: Any) -> str:

@@ -5,6 +5,7 @@ import threading
 import pytest
 from sweeps_helpers import make_plan, stand_in
 
+from jdqn.config import RunError
 from jdqn.runs import stopping
 from jdqn.tools.sweeps import attempt, folders, local, loop
 from jdqn.tools.sweeps.attempt import Job, Outcome, Place, folder_of
@@ -75,6 +76,21 @@ def test_what_is_to_be_run_is_asked_again_when_something_has_ended(tmp_path, mon
             return [Job(trial) for trial in trials[: len(results) + 1] if trial.name not in results]
 
     assert [*drive(plan, source=OneAfterTheOther())] == [trial.name for trial in trials]
+
+
+def test_a_full_disk_is_no_mistake_of_the_users(tmp_path, monkeypatch):
+    """Status 2 would say to a cluster never to try again."""
+    stand_in(monkeypatch)
+    plan = make_plan(tmp_path)
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "result.json")
+
+    monkeypatch.setattr(folders.Folder, "write_result", full)
+    said = r"cannot write result.json: No space .* goes on"
+    with pytest.raises(RunError, match=said) as info, loop.writing(plan.directory):
+        drive(plan)
+    assert info.value.status == 1
 
 
 class Forgetful:

@@ -38,12 +38,14 @@ def test_a_name_stays_while_the_setting_does(tmp_path):
     assert not after & {trial.name for trial in other}
 
 
-def test_another_text_of_the_common_file_makes_other_trials(tmp_path):
+@pytest.mark.parametrize("what", ["config", "agents"])
+def test_another_text_of_a_file_makes_other_trials(tmp_path, what):
     file = tmp_path / "mine.toml"
     names = []
     for n_step in (1, 3):
         file.write_text(f"[replay]\nn_step = {n_step}\n")
-        trials = make_plan(tmp_path, config=str(file)).trials()
+        value = str(file) if what == "config" else [str(file)]
+        trials = make_plan(tmp_path, **{what: value}).trials()
         names += [trial.name for trial in trials]
     assert len({*names}) == 2
 
