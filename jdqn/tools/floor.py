@@ -23,12 +23,13 @@ def floor_of_an_update(
     # Parameters, two moments read and written; the gradient written and read; target read.
     num_bytes = 4 * num_params * 9
     size = 2048 if kernels.on_cpu() else 8192
-    rate = _matmul_rate(size)
+    dtype = config.network.compute_dtype
+    rate = _matmul_rate(size, dtype)
     bandwidth = _bandwidth()
     arithmetic_ms = 1e3 * flops / rate
     memory_ms = 1e3 * num_bytes / bandwidth
     floor_ms = max(arithmetic_ms, memory_ms)
-    yield Row("float32 matmul", rate / 1e9, "GFLOP/s", f"{size} × {size}")
+    yield Row(f"{dtype} matmul", rate / 1e9, "GFLOP/s", f"{size} × {size}")
     yield Row("memory bandwidth", bandwidth / 1e9, "GB/s", "read + written")
     traffic = f"parameters and moments {num_bytes / 1e6:.0f} MB {memory_ms:.2f} ms"
     note = f"{flops / 1e9:.2f} GFLOP {arithmetic_ms:.2f} ms, {traffic}"
@@ -36,10 +37,10 @@ def floor_of_an_update(
     yield Row("update / floor", update_ms / floor_ms, "×")
 
 
-def _matmul_rate(size: int) -> float:
-    """FLOP/s of a square product in float32."""
-    a = jax.random.normal(jax.random.key(0), (size, size))
-    multiply = jax.jit(jnp.matmul)
+def _matmul_rate(size: int, dtype: str) -> float:
+    """FLOP/s of a square product of factors in `dtype`."""
+    a = kernels.operand(jax.random.normal(jax.random.key(0), (size, size)), dtype)
+    multiply = jax.jit(kernels.multiply)
     return 2 * size**3 / (1e-3 * median_ms(lambda i: multiply(a, a), 10))
 
 

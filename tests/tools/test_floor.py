@@ -34,14 +34,15 @@ def test_the_operations_of_an_update_are_those_of_its_layers():
 )
 def test_the_floor_is_the_slower_of_arithmetic_and_memory(monkeypatch, flops, floor_ms):
     monkeypatch.setattr(floor, "update_flops", lambda *_: flops)
-    monkeypatch.setattr(floor, "_matmul_rate", lambda _: 1e9)
+    monkeypatch.setattr(floor, "_matmul_rate", lambda _, dtype: 1e9 if dtype == "bfloat16" else 0)
     monkeypatch.setattr(floor, "_bandwidth", lambda: 1e9)
     params = {"kernel": np.zeros((300, 300)), "bias": np.zeros(10_000)}  # 4 bytes, nine times
-    rows = floor.floor_of_an_update(tiny(), vector_spec(), params, update_ms=10.0)
+    config = tiny(network__compute_dtype="bfloat16")
+    rows = floor.floor_of_an_update(config, vector_spec(), params, update_ms=10.0)
     found = {row.stage: row.value for row in rows}
     assert found == pytest.approx(
         {
-            "float32 matmul": 1.0,
+            "bfloat16 matmul": 1.0,
             "memory bandwidth": 1.0,
             "floor of an update": floor_ms,
             "update / floor": 10.0 / floor_ms,
@@ -53,7 +54,7 @@ def test_rates_are_operations_and_bytes_in_a_second(monkeypatch):
     monkeypatch.setattr(floor, "median_ms", lambda *_: 500.0)
     ones = types.SimpleNamespace(nbytes=100)
     monkeypatch.setattr(floor.jnp, "ones", lambda *_: ones)
-    assert floor._matmul_rate(10) == 2 * 1000 / 0.5
+    assert floor._matmul_rate(10, "bfloat16") == 2 * 1000 / 0.5
     assert floor._bandwidth() == 2 * 100 / 0.5
 
 
