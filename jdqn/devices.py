@@ -21,6 +21,8 @@ def resolved(config: Config) -> Config:
         processes.
     """
     asked = config.train.num_devices
+    if asked == 1:  # jax is not asked, which takes seconds
+        return config
     if jax.process_count() > 1:
         raise ConfigError(f"{jax.process_count()} processes of jax: a run uses those of one")
     there = jax.device_count()
@@ -28,7 +30,9 @@ def resolved(config: Config) -> Config:
         return with_overrides(config, train__num_devices=there)
     if int(asked) > there:
         kind = jax.devices()[0].device_kind
-        raise ConfigError(f"train.num_devices = {asked}: there are {there} ({kind})")
+        raise ConfigError(
+            f"train.num_devices = {asked}: must be at most {there}, as many as jax finds ({kind})"
+        )
     return config
 
 

@@ -45,7 +45,8 @@ def run(folder, *arguments):
     environment = {
         **os.environ,
         "PYTHONPATH": str(docs.ROOT),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        # Some commands are for a machine with eight devices.
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8",
     }
     answer = subprocess.run(
         [sys.executable, *arguments],

@@ -112,3 +112,14 @@ def test_no_accelerator_copies_the_ring(platform, needs, agent):
     done = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parent.parent)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("0 copies of the ring") == 7, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", ["dqn", "rainbow.replay.prioritization=rank"])
+def test_none_of_four_chips_copies_its_part_of_the_ring(agent):
+    pytest.importorskip("libtpu")
+    pytest.importorskip("gymnax")  # an extra
+    command = [sys.executable, SCRIPT, "tpu", agent, "--check", "--devices", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parent.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("0 copies of the ring") == 5, done.stdout + done.stderr

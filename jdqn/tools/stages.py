@@ -40,6 +40,7 @@ def bench_stages(config: Config, *, seconds: float) -> Iterator[Row]:
     Yields:
       One row for each figure, as soon as it is there.
     """
+    config = with_overrides(config, train__num_devices=1)  # of one device
     with contextlib.closing(envs.make_env(config)) as env:
         parts = shared.build(config, env.spec)  # a replay that does not fit is refused at once
         played = play_randomly(config, env, seconds=seconds)

@@ -36,6 +36,7 @@ def parts_of(num_devices, **overrides):
     return fused.Parts(config, env, *shared.build(config, env.spec), NUM_TICKS)
 
 
+@pytest.mark.slow
 def test_environments_actions_and_rows_do_not_depend_on_the_number_of_devices():
     played = []
     for num_devices in (1, 8):
@@ -64,10 +65,8 @@ def exchanged(text):
     return max(sizes)
 
 
-@pytest.mark.parametrize(
-    "by",
-    ["proportional", pytest.param("rank", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["proportional", "rank"])
 def test_no_device_gets_anothers_part_of_the_replay(by):
     """On the optimised program: parameters and counts are exchanged, no rows or leaves."""
     parts = parts_of(8, replay__capacity=80_000, replay__prioritization=by)
@@ -75,10 +74,8 @@ def test_no_device_gets_anothers_part_of_the_replay(by):
     most = sum(leaf.size for leaf in jax.tree.leaves(carry.state.params)) + 8 * NUM_TICKS * 8
     leaves = carry.replay_state.priorities.leaves
     assert most < leaves.size / 10
-    for part, results in ((fused.warm_up, 1), (fused.act_and_learn, 2)):
-        text = fused._jit(part, parts, False, results).lower(carry, 0, 16).compile().as_text()
-        assert (exchanged(text) > 0) or part is fused.warm_up
-        assert exchanged(text) <= most
+    program = fused._jit(fused.act_and_learn, parts, False, 2).lower(carry, 0, 16).compile()
+    assert 0 < exchanged(program.as_text()) <= most
     whole = devices.placed(devices.make_mesh(parts.config), WHOLE)
     text = jax.jit(lambda x: x + 1, out_shardings=whole).lower(leaves).compile().as_text()
     assert exchanged(text) >= leaves.size
@@ -103,7 +100,7 @@ def test_the_host_loop_trains_on_several_devices(tmp_path):
 @pytest.mark.slow
 def test_cartpole_is_learned_on_several_devices(tmp_path):
     pytest.importorskip("gymnax")  # an extra
-    fields = {"train.num_devices": 4, "train.stop_return": 400.0}
+    fields = {"train.num_devices": 4}
     config = config_lib.load_config(env="gymnax/CartPole-v1", overrides=fields)
-    result = loops.train(config, run_dir=tmp_path / "run")
-    assert result.mean_return >= 400
+    run_dir = loops.train(config, run_dir=tmp_path / "run").run_dir
+    assert max(float(row["return_mean"]) for row in table(run_dir / "evaluations.csv")) >= 475

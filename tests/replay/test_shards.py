@@ -107,7 +107,7 @@ def test_every_row_is_drawn_as_often_as_its_definition_says_and_weights_undo_it(
     assert abs(mean.mean() - value[expected > 0].sum()) < 4 * spread_of_mean
 
 
-@pytest.mark.parametrize("by", ["proportional", "rank"])
+@pytest.mark.parametrize("by", ["proportional", pytest.param("rank", marks=pytest.mark.slow)])
 def test_rows_masks_and_leaves_do_not_depend_on_the_number_of_devices(by):
     """The leaves of rows that enter: by rank they are ranks within a device."""
     _, one, several, _ = made(by)
@@ -180,7 +180,7 @@ def test_without_anything_to_draw_weights_are_zero():
     assert not np.asarray(quick_jit(several.sample)(empty, uniform, TICK).weight).any()
 
 
-@pytest.mark.parametrize("num_devices", [1, 2, 8])
+@pytest.mark.parametrize("num_devices", [1, 8])
 def test_priorities_are_regrouped_for_another_number_of_devices(num_devices):
     config, one, several, state = made("rank")
     before = quick_jit(several.refresh)(spread(weighed(state), config), TICK).priorities

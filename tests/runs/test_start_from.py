@@ -1,17 +1,20 @@
 """A new run begins with the parameters of another one, and with nothing else of it."""
 
 import tomllib
+import types
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pytest
+from devices_helpers import needs_several
 from helpers import tiny
 from trained_helpers import drawn, write_run
 
-from jdqn import loops
+from jdqn import devices, loops
 from jdqn.config import ConfigError, load_config
 from jdqn.runs import directory, resume
-from jdqn.runs.start_from import prepare
+from jdqn.runs.start_from import prepare, with_parameters
 from jdqn.train import train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -129,3 +132,20 @@ def test_an_exported_folder_is_not_gone_on_with(source, tmp_path):
     (folder / "model.safetensors").touch()
     with pytest.raises(ConfigError, match=r"is an exported agent, .*--start-from"):
         resume.prepare(folder, tiny(**AGENT))
+
+
+class Position(NamedTuple):
+    """As `loops.shared.Carry`."""
+
+    state: Any
+
+
+@needs_several
+def test_parameters_go_to_every_device_of_the_new_run():
+    mesh = devices.make_mesh(tiny(train__num_devices=4))
+    there = devices.placed(mesh, devices.WHOLE)
+    begun = Position({"weight": jax.device_put(np.zeros(3, np.float32), there)})
+    started = types.SimpleNamespace(into=lambda *_: [{"weight": jax.numpy.ones(3)}])
+    ((state,),) = with_parameters(started, [begun], num_seeds=1)
+    assert state["weight"].sharding == there
+    assert np.array_equal(state["weight"], np.ones(3))
