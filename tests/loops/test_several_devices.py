@@ -69,7 +69,8 @@ def exchanged(text):
 @pytest.mark.parametrize("by", ["proportional", "rank"])
 def test_no_device_gets_anothers_part_of_the_replay(by):
     """On the optimised program: parameters and counts are exchanged, no rows or leaves."""
-    parts = parts_of(8, replay__capacity=80_000, replay__prioritization=by)
+    by = {"replay__prioritization": by, "replay__priority_exponent": 0.6}
+    parts = parts_of(8, replay__capacity=80_000, **by)
     (carry,) = fused.start(parts)
     most = sum(leaf.size for leaf in jax.tree.leaves(carry.state.params)) + 8 * NUM_TICKS * 8
     leaves = carry.replay_state.priorities.leaves
@@ -85,8 +86,8 @@ def test_no_device_gets_anothers_part_of_the_replay(by):
 def test_the_host_loop_trains_on_several_devices(tmp_path):
     runs = []
     for number in (1, 4):
-        config = tiny("CartPole-v1", "rainbow", env__num_envs=8, train__num_devices=number)
-        config = config_lib.with_overrides(config, train__learning_starts_steps=200)
+        fields = {"env__num_envs": 8, "train__learning_starts_steps": 200}
+        config = tiny("CartPole-v1", "rainbow", **fields, train__num_devices=number)
         runs.append(loops.train(config, run_dir=tmp_path / str(number)))
     early = [
         [row for row in table(run.run_dir / "episodes.csv") if int(row["steps"]) < 200]
