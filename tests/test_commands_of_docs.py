@@ -90,7 +90,8 @@ def shortened(command):
 def make_runs(folder, page, arguments):
     """Makes the runs that a command takes, where no command before it has made them."""
     for before, argument in itertools.pairwise(["", *arguments]):
-        for name in re.findall(r"(?:^|[=,])(runs/[^,]+)", argument):
+        names = re.findall(r"(?:^|[=,])(runs/[^,]+)", argument)
+        for name in ["runs/a"] if argument == "runs" else names:
             if before == "--run-dir" or (folder / name).exists():
                 continue
             found = re.fullmatch(r"runs/(.+)-(\w+)-\d+-\d{8}-\d{6}", name)

@@ -89,11 +89,11 @@ class Attempt:
         self._close()
 
     def kill(self) -> None:
-        """Ends it at once."""
-        self._close()
+        """Ends it at once: while the pipe is open, for what hears it close would still save."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+        self._close()
 
     # --- Before ---------------------------------------------------------------------------------
 
