@@ -17,6 +17,9 @@ from jdqn.tools.sweeps.plan import Plan
 
 LOCAL = "local"  # an address: a cluster is started here, for this sweep
 POLL_SECONDS = 0.2
+# Of a cluster: its workers kill their children when the sweep is gone. These end by themselves, and
+# save a checkpoint first.
+KILLS_CHILDREN = "RAY_kill_child_processes_on_worker_exit"
 
 
 def run_attempt(
@@ -50,16 +53,17 @@ class OnRay:
 
     def __init__(self, plan: Plan, address: str):
         """Connects. Raises ConfigError where Ray is missing, or no cluster answers."""
+        if address == LOCAL:
+            os.environ.setdefault(KILLS_CHILDREN, "false")  # Ray reads it when it is imported
         self._ray = _ray()
         self._plan = plan
         self._directory = plan.directory.absolute()
         self._running: dict[Any, Job] = {}  # by the task's reference
         self._stops = False
-        options: dict[str, Any] = {"log_to_driver": False, "include_dashboard": False}
-        if address != LOCAL:
-            options = {"address": address, "log_to_driver": False}
+        here: dict[str, Any] = {"include_dashboard": False}
+        options = here if address == LOCAL else {"address": address}
         try:
-            self._ray.init(**options)
+            self._ray.init(log_to_driver=False, **options)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise ConfigError(f"--ray {address}: no cluster answers: {reason}") from None
