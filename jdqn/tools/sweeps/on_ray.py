@@ -17,9 +17,9 @@ from jdqn.tools.sweeps.plan import Plan
 
 LOCAL = "local"  # an address: a cluster is started here, for this sweep
 POLL_SECONDS = 0.2
-# Of a cluster: its workers kill their children when the sweep is gone. These end by themselves, and
-# save a checkpoint first.
-KILLS_CHILDREN = "RAY_kill_child_processes_on_worker_exit"
+# Of workers: they would kill their children when the sweep is gone. These end by themselves, and save
+# a checkpoint first.
+VARIABLES = {"RAY_kill_child_processes_on_worker_exit": "false"}
 
 
 def run_attempt(
@@ -53,17 +53,15 @@ class OnRay:
 
     def __init__(self, plan: Plan, address: str):
         """Connects. Raises ConfigError where Ray is missing, or no cluster answers."""
-        if address == LOCAL:
-            os.environ.setdefault(KILLS_CHILDREN, "false")  # Ray reads it when it is imported
         self._ray = _ray()
         self._plan = plan
         self._directory = plan.directory.absolute()
         self._running: dict[Any, Job] = {}  # by the task's reference
         self._stops = False
-        here: dict[str, Any] = {"include_dashboard": False}
-        options = here if address == LOCAL else {"address": address}
+        options: dict[str, Any] = {"log_to_driver": False, "runtime_env": {"env_vars": VARIABLES}}
+        options |= {"include_dashboard": False} if address == LOCAL else {"address": address}
         try:
-            self._ray.init(log_to_driver=False, **options)
+            self._ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise ConfigError(f"--ray {address}: no cluster answers: {reason}") from None

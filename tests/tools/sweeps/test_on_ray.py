@@ -81,8 +81,6 @@ def ray(monkeypatch):
     found = FakeRay()
     monkeypatch.setattr(on_ray, "_ray", lambda: found)
     monkeypatch.setattr(on_ray, "POLL_SECONDS", 0.01)
-    monkeypatch.setenv(on_ray.KILLS_CHILDREN, "")  # put back
-    monkeypatch.delenv(on_ray.KILLS_CHILDREN)
     return found
 
 
@@ -91,7 +89,7 @@ def test_a_trial_is_a_task(tmp_path, monkeypatch, ray):
     read = make_plan(tmp_path, seeds=3)
     executor = on_ray.OnRay(read, "auto")
     assert ray.options["address"] == "auto"
-    assert on_ray.KILLS_CHILDREN not in os.environ  # it is the cluster's own affair
+    assert ray.options["runtime_env"] == {"env_vars": on_ray.VARIABLES}
     assert ray.needs == {"num_cpus": 1, "num_gpus": 0, "memory": 10**9, "max_retries": 0}
     assert (executor.num_places(), executor.words()) == (2, "Ray, 2 nodes with 2 cores, 100.0 GB")
     first, second, _ = read.trials()
@@ -116,7 +114,6 @@ def test_what_a_lost_worker_ran_begins_again_so_often(tmp_path, monkeypatch, ray
     (trial,) = read.trials()
     executor = on_ray.OnRay(read, "local")
     assert "address" not in ray.options
-    assert os.environ[on_ray.KILLS_CHILDREN] == "false"
     hows = []
     for ray.loses in (1, 1):
         executor.start(Job(trial))
