@@ -17,8 +17,8 @@ from jdqn.tools.sweeps.plan import Plan
 
 LOCAL = "local"  # an address: a cluster is started here, for this sweep
 POLL_SECONDS = 0.2
-# Of workers: they would kill their children when the sweep is gone. These end by themselves, and save
-# a checkpoint first.
+# Of workers: they would kill their children when the sweep is gone. These end by themselves, and
+# save a checkpoint first.
 VARIABLES = {"RAY_kill_child_processes_on_worker_exit": "false"}
 
 
