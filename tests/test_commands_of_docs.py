@@ -37,6 +37,8 @@ STAND_INS = {
         "gymnasium.register('MyEnv-v0', 'gymnasium.envs.classic_control:CartPoleEnv')\n"
     ),
 }
+# Runs what follows in a terminal.
+IN_A_TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
 # What a script of a page stands beside.
 BEFORE = "import jdqn\nimport numpy as np\nobservation = np.zeros(4, np.float32)\n"
 
@@ -120,7 +122,10 @@ def test_what_a_page_says_runs(page, tmp_path):
             continue
         seen.add(command.line)
         make_runs(tmp_path, page, arguments)
-        run(tmp_path, "-m", command.module, *arguments)
+        command_line = ["-m", command.module, *arguments]
+        if command.module == "jdqn.play" and not {"--video", "--help"} & {*arguments}:
+            command_line = ["-c", IN_A_TERMINAL, sys.executable, *command_line]
+        run(tmp_path, *command_line)
     for block in docs.blocks(page, "python"):
         if block.file is None:
             script = tmp_path / f"line_{block.line}.py"
