@@ -210,7 +210,7 @@ PLOTS = {
     "run without episodes": (["curve.png", "fresh"], ["fresh/episodes.csv", "no episode"]),
     "table without episodes": (["curve.png", "header.csv"], ["header.csv", "no episode"]),
     "torn at once": (["curve.png", "torn.csv"], ["torn.csv", "no episode"]),
-    "empty table": (["curve.png", "empty.csv"], ["empty.csv", "no columns"]),
+    "empty table": (["curve.png", "empty.csv"], ["empty.csv", "no episode"]),
     "other columns": (["curve.png", "columns.csv"], ["columns.csv", "no columns return"]),
     "wide header": (["curve.png", "wide_header.csv"], ["wide_header.csv", "no columns"]),
     "torn in the middle": (["curve.png", "middle.csv"], ["middle.csv, line 2", "4 columns"]),
