@@ -16,7 +16,7 @@ LARGEST = 1e100  # no run has such numbers, and sums of larger ones overflow
 
 
 def read_table(path: pathlib.Path, words: Sequence[str], numbers: Sequence[str]) -> Iterator[Row]:
-    """The rows of a CSV file; warns of a last line that was cut off, and of an empty file.
+    """The rows of a CSV file; warns of a last line that was cut off. An empty file has none.
 
     Args:
       path: the file.
@@ -28,7 +28,6 @@ def read_table(path: pathlib.Path, words: Sequence[str], numbers: Sequence[str])
     """
     text = _text(path)
     if not text:  # a run that was cut off before it wrote the names of the columns
-        sys.stderr.write(f"warning: {path}: is empty\n")
         return
     lines = text.splitlines(keepends=True)
     reader = csv.reader(lines, strict=True)
