@@ -27,8 +27,8 @@ def quick_compilation(monkeypatch):
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-# Between them every component; the others learn CartPole in tests/test_learning.py.
-QUICK = {"bootstrapped_rainbow", "noisy_independent", "prioritized_rank"}
+# Nearly every component; the others learn CartPole in tests/test_learning.py.
+QUICK = {"bootstrapped_rainbow"}
 AGENTS = [
     pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
     for name in config_lib.names("agents")

@@ -37,7 +37,7 @@ def arrays(carry, rule):
     ("period", "rule"),
     [
         (8, "proportional"),
-        (4, "rank"),
+        pytest.param(4, "rank", marks=pytest.mark.slow),
         pytest.param(1, "uniform", marks=pytest.mark.slow),
         pytest.param(4, "uniform", marks=pytest.mark.slow),
     ],

@@ -303,6 +303,7 @@ def test_from_a_damaged_checkpoint_it_goes_on_from_the_one_before(stopped, copie
     ]
 
 
+@pytest.mark.slow
 def test_without_the_replay_new_episodes_start_in_the_fused_loop_too(tmp_path):
     """No stack reaches beyond the first row of the new replay."""
     config = tiny("jdqn/Chain", env__frame_stack=3, train__steps=200, train__eval_episodes=0)
