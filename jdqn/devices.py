@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jdqn.config import Config, ConfigError, with_overrides
@@ -17,14 +18,12 @@ def resolved(config: Config) -> Config:
     """The configuration with a number in `train.num_devices`, of devices that are there.
 
     Raises:
-      ConfigError: there are fewer, so many do not fit the configuration, or they belong to several
-        processes.
+      ConfigError: there are fewer, so many do not fit the configuration, or several processes
+        have more.
     """
     asked = config.train.num_devices
-    if asked == 1:  # jax is not asked, which takes seconds
+    if asked == 1 and not jax.distributed.is_initialized():  # jax is not asked: it takes seconds
         return config
-    if jax.process_count() > 1:
-        raise ConfigError(f"{jax.process_count()} processes of jax: a run uses those of one")
     there = jax.device_count()
     if asked == "all":
         return with_overrides(config, train__num_devices=there)
@@ -32,6 +31,11 @@ def resolved(config: Config) -> Config:
         kind = jax.devices()[0].device_kind
         raise ConfigError(
             f"train.num_devices = {asked}: must be at most {there}, as many as jax finds ({kind})"
+        )
+    if jax.process_count() > 1 and asked != there:
+        raise ConfigError(
+            f"train.num_devices = {asked}: must be all, {there}, with {jax.process_count()} "
+            "processes of jax"
         )
     return config
 
@@ -45,6 +49,9 @@ def make_mesh(config: Config) -> Mesh | None:
 @functools.lru_cache
 def _mesh(num_devices: int) -> Mesh:
     devices = jax.devices()[:num_devices]
+    if jax.process_count() > 1:  # those of a process side by side
+        devices = sorted(devices, key=lambda device: (device.process_index, device.id))
+        return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
     return jax.make_mesh((num_devices,), (AXIS,), (AxisType.Auto,), devices=devices)
 
 
@@ -69,9 +76,48 @@ def put_like(tree: Any, like: Any) -> Any:
     """Arrays of a tree on the devices of another's, where those are several."""
 
     def put(x: Any, other: Any) -> Any:
-        return jax.device_put(x, other.sharding) if _lies_apart(other) else x
+        if x is other or not _lies_apart(other):
+            return x
+        if other.is_fully_addressable:
+            return jax.device_put(x, other.sharding)
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(_share(jax.random.key_data(x), other.sharding))
+        return _share(x, other.sharding)
 
     return jax.tree.map(put, tree, like)
+
+
+def _share(x: Any, sharding: NamedSharding) -> jax.Array:
+    """An array that every process has, over the devices of all of them."""
+    whole = np.array(x)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def gathered(tree: Any) -> Any:
+    """The arrays of a tree as this process has them, also what lies with others.
+
+    All processes call it at the same place; with one it changes nothing.
+    """
+
+    def gather(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or x.is_fully_addressable:
+            return x
+        whole = x if x.is_fully_replicated else _everywhere(jax.device_count())(x)
+        return whole.addressable_data(0)
+
+    return jax.tree.map(gather, tree)
+
+
+@functools.lru_cache
+def _everywhere(num_devices: int) -> Any:
+    """A function that makes an array the same on every device."""
+    return jax.jit(lambda x: x, out_shardings=placed(_mesh(num_devices), WHOLE))
+
+
+def own_parts(tree: Any) -> list[Any]:
+    """A tree of arrays for each device of this process, without a copy."""
+    number = len(jax.local_devices())
+    return [jax.tree.map(lambda x, i=i: x.addressable_data(i), tree) for i in range(number)]
 
 
 def _lies_apart(x: Any) -> bool:

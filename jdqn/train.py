@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import pathlib
 import shlex
 import sys
@@ -58,6 +59,8 @@ def train(
       RunError: the run could not go on; what could be saved has been, and the sentence says so.
       Exception: what `on_log` or `on_evaluation` has raised.
     """
+    is_first = _join()
+    quiet = quiet or not is_first
     if not quiet:
         _announce(config, run_dir if resumes else None)
     from jdqn import envs, loops
@@ -71,9 +74,19 @@ def train(
         command=command,
         resumes=resumes,
         start_from=start_from,
-        hooks=Hooks(on_log, on_evaluation),
+        hooks=Hooks(on_log, on_evaluation) if is_first else None,
         quiet=quiet,
     )
+
+
+def _join() -> bool:
+    """Joins the processes that the environment names, if any; whether this one is the first."""
+    if "JAX_COORDINATOR_ADDRESS" not in os.environ and "jax" not in sys.modules:
+        return True
+    from jdqn.runs import processes
+
+    processes.join()
+    return processes.is_first()
 
 
 def _announce(config: Config, resumed: str | pathlib.Path | None) -> None:

@@ -68,7 +68,25 @@ def test_arrays_go_where_others_are():
     assert kept is alone
 
 
-def test_devices_of_several_processes_are_refused(monkeypatch):
+@needs_several
+@pytest.mark.parametrize("number", [1, 2])
+def test_several_processes_use_all_their_devices(monkeypatch, number):
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ConfigError, match="2 processes of jax: a run uses those of one"):
-        devices.resolved(tiny(train__num_devices=2))
+    with pytest.raises(ConfigError, match=rf"num_devices = {number}: must be all, 8, with 2 proc"):
+        devices.resolved(tiny(train__num_devices=number))
+
+
+@needs_several
+def test_what_a_process_has_is_found_by_device():
+    mesh = devices.make_mesh(tiny(env__num_envs=8, train__num_devices=8))
+    x = jax.device_put(jnp.arange(16.0), devices.placed(mesh, SPLIT))
+    assert devices.gathered({"x": x, "n": 3}) == {"x": x, "n": 3}
+    parts = devices.own_parts([x])
+    assert [part.tolist() for (part,) in parts] == [[2.0 * i, 2.0 * i + 1] for i in range(8)]
+    shared = devices._share(np.arange(16.0), x.sharding)
+    assert shared.sharding == x.sharding
+    assert np.array_equal(shared, np.arange(16.0))
+    everywhere = devices._everywhere(8)(x)
+    assert everywhere.is_fully_replicated
+    assert np.array_equal(everywhere.addressable_data(5), np.arange(16.0))

@@ -8,7 +8,7 @@ from typing import Any
 from jdqn import devices, envs
 from jdqn.config import Config, ConfigError
 from jdqn.loops import fused, host, shared
-from jdqn.runs import checkpoint, directory, evaluation, files, progress, resume, stopping
+from jdqn.runs import directory, evaluation, processes, progress, resume, stopping, together
 from jdqn.runs import start_from as start_from_
 from jdqn.runs.hooks import Hooks
 from jdqn.runs.run import Result, Run, title
@@ -41,28 +41,33 @@ def train(
     in_jax = envs.is_native(config.env.name) and not on_host
     _check(config, in_jax, run_dir, resumes, start_from)
     path = None if run_dir is None else pathlib.Path(run_dir)
-    with stopping.signals() as stop, contextlib.ExitStack() as stack:
+    with stopping.signals() as heard, contextlib.ExitStack() as stack:
+        watch = stack.enter_context(processes.watched())
+        stop = processes.agreed(heard)
         resumed = None
         started = None
         if path is not None and resumes:
-            stack.enter_context(files.lock(path))
+            stack.enter_context(together.lock(path))
             resumed = resume.prepare(path, config)
             config = resumed.config
         else:
             directory.check_run_dir(path)
             if start_from is not None:
                 started = start_from_.prepare(start_from, config, make_env)
+        processes.check_same(config, path, resumed and resumed.found.manifest["name"], start_from)
         begin = fused.begin if in_jax else functools.partial(host.begin, make_env, stack)
         try:
-            with progress.shown("making environments and the replay", stop, quiet=quiet):
+            with progress.shown("making environments and the replay", heard, quiet=quiet):
                 begun = begin(config, resumed, started, stop)
         except stopping.Interrupted:
             raise shared.interrupted(stop, "nothing was begun") from None
         if path is None or not resumes:
-            path = directory.make_run_dir(path, config)
-            stack.enter_context(files.lock(path))
-        evaluate = evaluation.make_evaluator(config, begun.agent, make_env, stop)
+            path = together.make_run_dir(path, config)
+            stack.enter_context(together.lock(path))
+        processes.say_who_is_there(path)
+        evaluate = together.told(evaluation.make_evaluator(config, begun.agent, make_env, heard))
         run = _run(config, begun, resumed, started, evaluate, stop, path, command, hooks, quiet)
+        watch.what_is_kept = run.what_is_kept
         stack.enter_context(contextlib.closing(run))
         turns = begun.turns(
             stop=stop,
@@ -82,6 +87,11 @@ def _check(
             f"train.num_seeds = {config.train.num_seeds}: several seeds at once need an "
             "environment written in JAX, such as minatar/Breakout; run "
             f"{config.env.name} once for each seed"
+        )
+    if processes.count() > 1 and not in_jax:
+        raise ConfigError(
+            f"{processes.count()} processes of jax: they need an environment written in JAX, such "
+            f"as minatar/Breakout; {config.env.name} trains in one"
         )
     if resumes and run_dir is None:
         raise ConfigError("resumes: expected a run directory to go on with, run_dir is None")
@@ -106,10 +116,10 @@ def _run(
     steps = manifest.get("steps")
     lengths = manifest.get("files")
     begins = started.record if started else None
-    of_run = directory.RunDirectory(
+    of_run = together.open_run_dir(
         path, config, command, resumed_steps=steps, lengths=lengths, started_from=begins
     )
-    checkpoints = checkpoint.Checkpoints(config, path, of_run.run_id)
+    checkpoints = together.make_checkpoints(config, path, of_run.run_id)
     if resumed:
         checkpoints.go_on_from(manifest)
     run = Run(

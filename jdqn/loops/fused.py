@@ -301,7 +301,8 @@ def _following(carries: list[Carry]) -> list[Timestep]:
         timestep: Any = carry.timestep
         finite = _is_finite(timestep.frame)
         some = timestep._replace(frame=None if finite is None else finite[None])
-        timesteps.append(jax.device_get(some._replace(reward=some.reward[None])))
+        some = some._replace(reward=some.reward[None])
+        timesteps.append(jax.device_get(devices.gathered(some)))
     return timesteps
 
 

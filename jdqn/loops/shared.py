@@ -112,7 +112,7 @@ def drive(run: Run, turns: Iterator[Turn], stop: stopping.Stop) -> Result:
             run.hold_out(turn.held_out)
             if turn.failure:
                 run.fail(turn.failure, turn.states, turn.position)
-            if run.report(turn.states, turn.learned, turn.position) or stop:
+            if run.report(turn.states, turn.learned, turn.position) or stop.agree():
                 break
         return run.finish(turn.states, turn.learned, turn.position)
     except envs.EnvError as error:  # what it returned is in the replay: nothing is saved

@@ -110,14 +110,10 @@ class Checkpoints:
         rows: list[slices.Names] = []
         try:
             if self._config.train.checkpoint_replay:
-                rings = [split(carry)[1] for carry in position.carries]
-                rows = slices.save(
-                    self._store, rings, num_seeds, position.tick, self._slices, self._tick
-                )
+                rows = self._save_rows(position)
             else:
                 trees = {k: v for k, v in trees.items() if not k.endswith("/replay_state")}
-            self._write(str(steps), steps, position.tick, trees, rows, files=dict(files))
-            self._verify(str(steps))
+            self._complete(steps, position.tick, trees, rows, files)
         except OSError:
             self._store.sweep()  # what was written of it takes room
             raise
@@ -126,6 +122,25 @@ class Checkpoints:
         # A later one is damaged, and its log was cut: the run went on from an earlier one.
         earlier = [name for name in self._store.names() if int(name) <= steps]
         self._store.thin(earlier[-self._config.train.checkpoint_keep :])
+
+    def _save_rows(self, position: Position) -> list[slices.Names]:
+        """Writes what has changed of all rings. Raises OSError."""
+        rings = [split(carry)[1] for carry in position.carries]
+        num_seeds = self._config.train.num_seeds
+        before = self._slices if len(self._slices) == num_seeds else []  # else of several processes
+        return slices.save(self._store, rings, num_seeds, position.tick, before, self._tick)
+
+    def _complete(
+        self,
+        steps: int,
+        tick: int,
+        trees: Mapping[str, Any],
+        rows: list[slices.Names],
+        files: Mapping[str, int],
+    ) -> None:
+        """Writes all but the rows, which are there, and verifies it all. Raises OSError."""
+        self._write(str(steps), steps, tick, trees, rows, files=dict(files))
+        self._verify(str(steps))
 
     def _verify(self, name: str) -> None:
         """Reads what was written, before an earlier one is deleted. Raises OSError."""

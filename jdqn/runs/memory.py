@@ -53,8 +53,8 @@ def needed(config: Config, spec: EnvSpec, replay: Replay, agent: learning.Agent)
     stack = spec.frame_stack * math.prod(spec.frame_shape)
     as_floats = 4 * stack
     stored_and_floats = stack * spec.frame_dtype.itemsize + as_floats
-    # Each of several devices has a part of the replay; several on a CPU share its memory.
-    memories = 1 if kernels.on_cpu() else int(config.train.num_devices)
+    # Each of several devices has a part of the replay; those of a CPU share its memory.
+    memories = jax.process_count() if kernels.on_cpu() else int(config.train.num_devices)
     parts = {
         "replay.capacity": replay.num_bytes // memories,
         # Gradients are as large as what they are of.

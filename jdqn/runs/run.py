@@ -15,7 +15,7 @@ from jdqn.config import Config, RunError
 from jdqn.envs import EnvError
 from jdqn.records import Timestep
 from jdqn.replay import Replay
-from jdqn.runs import counters, directory, episodes, evaluation, progress, stopping
+from jdqn.runs import counters, directory, episodes, evaluation, processes, progress, stopping
 from jdqn.runs.checkpoint import Checkpoints, Position
 from jdqn.runs.directory import RunDirectory
 from jdqn.runs.episodes import Evaluation
@@ -93,7 +93,7 @@ class Run:
         self._first_tick_at: float | None = None
         learns = self.counters.empty_replay_steps + fields.learning_starts_steps
         self._progress = progress.Progress(
-            title, self.counters.steps, learns, fields.steps, stop, quiet=quiet
+            title, self.counters.steps, learns, fields.steps, stop.heard, quiet=quiet
         )
 
     # --- What the loop tells ---------------------------------------------------------------------
@@ -217,7 +217,8 @@ class Run:
         periodic = self._config.train.checkpoint_period_steps > 0
         if not periodic or self._saved_steps is not None or self._first_tick_at is None:
             return False
-        return time.monotonic() - self._first_tick_at > FIRST_CHECKPOINT_SECONDS
+        is_due = time.monotonic() - self._first_tick_at > FIRST_CHECKPOINT_SECONDS
+        return any(processes.numbers(is_due))
 
     def _log(self, states: States, learned: Learned) -> None:
         now = time.monotonic()
@@ -242,7 +243,7 @@ class Run:
         self.counters = self.counters._replace(logged_steps=steps)
         self._check_finite(states)
         told = (directory.log_row(steps, row) for row in rows)
-        self._logged_at += self._hooks.tell(stopping.ON_LOG, told, self._stop)
+        self._logged_at += self._hooks.tell(stopping.ON_LOG, told, self._stop.heard)
 
     def _figures(self, i: int, values: dict[str, Any]) -> dict[str, Any]:
         """What a log event says of a seed, wall-clock apart."""
@@ -292,7 +293,7 @@ class Run:
                 for seed, one in zip(self._seeds, states, strict=True)
             )
         except stopping.Interrupted:
-            self.counters = self.counters._replace(evaluation_owed=1)
+            self.counters = self.counters._replace(evaluation_owed=int(self._stop.agree()))
             return
         except EnvError as error:
             self.fail(str(error), states, position)
@@ -313,7 +314,7 @@ class Run:
         self._keep_if_best(states, position)
         pairs = zip(self._seeds, results, strict=True)
         told = (directory.evaluation_row(steps, seed, policy, one) for seed, one in pairs)
-        self._hooks.tell(stopping.ON_EVALUATION, told, self._stop)
+        self._hooks.tell(stopping.ON_EVALUATION, told, self._stop.heard)
         self._logged_at += time.monotonic() - began
 
     def _keep_if_best(self, states: States, position: Position) -> None:

@@ -51,9 +51,13 @@ class Cut(NamedTuple):
         return {int(i) for i in np.flatnonzero(end > first)}
 
 
-def cut_of(rows: Rows) -> Cut:
-    """Slices of about `SLICE_TRANSITIONS` of a ring, or of rings stacked by seed."""
+def cut_of(rows: Rows, num_parts: int = 1) -> Cut:
+    """Slices of about `SLICE_TRANSITIONS` of a ring, or of rings stacked by seed.
+
+    Of several parts, side by side along `E`, each is cut by itself.
+    """
     num_rows, num_envs = rows.reward.shape[-2:]
+    num_envs //= num_parts
     return Cut(num_rows, min(max(SLICE_TRANSITIONS // num_envs, 1), num_rows))
 
 
@@ -105,18 +109,23 @@ def restore(
 ) -> list[Rows]:
     """Writes the saved slices into empty rings, which are donated.
 
+    Of a ring that several processes had, `names` are those of its parts, one for each device.
+
     Raises:
       DamagedError: other slices than a ring of this size has at that tick, or a damaged blob.
     """
     stacked = len(rings) < num_seeds
-    cut = cut_of(rings[0])
+    num_parts = max(len(names) // num_seeds, 1)
+    cut = cut_of(rings[0], num_parts)
     expected = [start < tick for start in cut.starts]
-    if [[name is not None for name in of_seed] for of_seed in names] != [expected] * num_seeds:
+    there = [[name is not None for name in of_part] for of_part in names]
+    fits = rings[0].reward.shape[-1] % num_parts == 0
+    if not fits or there != [expected] * num_seeds * num_parts:
         raise DamagedError(f"{store.folder}: a manifest has other slices than the replay")
-    shape = _shape_of_piece(rings[0], cut.size, stacked)
+    shape = _shape_of_piece(rings[0], cut.size, stacked, num_parts)
     read = functools.partial(_read, store, shape)
     rings = list(rings)
-    wanted = [(seed, i) for i, there in enumerate(expected) if there for seed in range(num_seeds)]
+    wanted = [(seed, i) for i, some in enumerate(expected) if some for seed in range(num_seeds)]
     ahead: collections.deque = collections.deque()
 
     def paste() -> None:
@@ -128,7 +137,8 @@ def restore(
 
     with concurrent.futures.ThreadPoolExecutor(_num_threads()) as pool:
         for seed, i in wanted:
-            ahead.append((seed, i, pool.submit(read, names[seed][i])))
+            parts = [of_part[i] for of_part in names[seed * num_parts :][:num_parts]]
+            ahead.append((seed, i, pool.submit(read, parts)))
             if len(ahead) == _num_threads():
                 paste()
         while ahead:
@@ -136,14 +146,27 @@ def restore(
     return rings
 
 
-def _shape_of_piece(rows: Rows, size: int, stacked: bool) -> Rows:
-    """Abstract arrays of a slice of one seed."""
+def _shape_of_piece(rows: Rows, size: int, stacked: bool, num_parts: int) -> Rows:
+    """Abstract arrays of a slice of one seed, or of one of its parts."""
     piece = jax.eval_shape(functools.partial(_take, size=size, stacked=stacked), rows, 0)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[stacked:], x.dtype), piece)
+
+    def part(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        size, num_envs, *others = x.shape[stacked:]
+        return jax.ShapeDtypeStruct((size, num_envs // num_parts, *others), x.dtype)
+
+    return jax.tree.map(part, piece)
 
 
-def _read(store: Store, shape: Rows, name: str) -> Rows:
-    """Reads a slice."""
+def _read(store: Store, shape: Rows, names: Sequence[str]) -> Rows:
+    """Reads a slice, of all parts."""
+    parts = [_read_part(store, shape, name) for name in names]
+    if len(parts) == 1:
+        return parts[0]
+    return jax.tree.map(lambda *x: np.concatenate(x, axis=1), *parts)
+
+
+def _read_part(store: Store, shape: Rows, name: str) -> Rows:
+    """Reads a slice of one part."""
     leaves, structure = jax.tree.flatten(shape)
     sizes = [math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in leaves]
     data = store.read_blob(name, sum(sizes))

@@ -57,6 +57,15 @@ class Stop:
         """The signal, or the function of the user's; 0: none."""
         return self.reasons[0] if self.reasons else 0
 
+    @property
+    def heard(self) -> "Stop":
+        """What this process alone was asked: see `processes.Agreed`."""
+        return self
+
+    def agree(self) -> bool:
+        """Whether a stop was asked for, of any process."""
+        return bool(self)
+
     def check(self) -> None:
         """Raises Interrupted where a stop was asked for."""
         if self.reasons:
@@ -64,6 +73,7 @@ class Stop:
 
 
 _stops: list[Stop] = []  # that hear signals now
+_waits_for_nothing: list[bool] = []  # not empty: see `leave_at_once`
 
 
 @contextlib.contextmanager
@@ -238,9 +248,14 @@ def silence(stream: IO[str]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def leave_at_once() -> None:
+    """Has `leave` wait for nothing."""
+    _waits_for_nothing.append(True)
+
+
 def leave(status: int) -> None:
     """Ends the process, even where a thread still compiles."""
-    if any(thread.name == THREAD for thread in threading.enumerate()):
+    if _waits_for_nothing or any(thread.name == THREAD for thread in threading.enumerate()):
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()

@@ -156,6 +156,23 @@ def test_padding_is_not_stored(tmp_path, rng, num_seeds):
     assert list(map(bits, restored)) == [bits(padded(for_seeds))]
 
 
+@pytest.mark.parametrize("num_parts", [3, 9])
+def test_parts_that_several_processes_wrote_come_back_as_one_ring(tmp_path, rng, num_parts):
+    shape = SHAPES["more environments than a slice holds"]
+    ring = empty(shape)
+    write(ring, 0, 7, rng)
+    size = shape[1] // num_parts
+    parts = [
+        jax.tree.map(lambda x, i=i: x[:, i * size : (i + 1) * size], ring) for i in range(num_parts)
+    ]
+    store = Store(tmp_path)
+    names = slices.save(store, list(map(device, parts)), num_parts, 7, [], 0)
+    (restored,) = slices.restore(store, [device(empty(shape))], 1, 7, names)
+    assert bits(restored) == bits(ring)
+    with pytest.raises(DamagedError, match="other slices than the replay"):
+        slices.restore(store, [device(empty(shape))], 1, 7, names[:-1])
+
+
 @hypothesis.settings(max_examples=40)
 @hypothesis.given(
     st.sampled_from(list(SHAPES.values())),

@@ -1,0 +1,173 @@
+"""Several processes of jax that make one run: how they find each other, and what they agree on.
+
+Each runs the same loop, tick for tick, on a part of the devices. What only one of them can know, a
+signal, a clock, whether its disk is full, all hear at the same place of the program. With a single
+process nothing here asks anybody.
+"""
+
+import contextlib
+import os
+import pathlib
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from jdqn.config import Config, ConfigError, RunError, shown, to_toml
+from jdqn.config.wording import one_line
+from jdqn.runs import stopping
+
+ADDRESS = "JAX_COORDINATOR_ADDRESS"
+# jax knows both on a TPU pod, under SLURM and the like.
+NUMBERS = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+# A process that is gone is missed after these; jax then ends the others.
+HEARTBEAT_SECONDS = 60
+SHUTDOWN_SECONDS = 30
+# How XLA's errors begin, whatever class they have.
+OF_XLA = re.compile(r"[A-Z]+(_[A-Z]+)*: ")
+
+
+def join() -> None:
+    """Joins the processes that the environment names, where it names any.
+
+    Raises:
+      ConfigError: a variable is no number, or they cannot be joined.
+    """
+    address = os.environ.get(ADDRESS)
+    if address is None or jax.distributed.is_initialized():
+        return
+    num_processes, process_id = map(_number, NUMBERS)
+    jax.config.update("jax_enable_preemption_service", False)  # hears SIGTERM in our place
+    try:
+        jax.distributed.initialize(
+            num_processes=num_processes,
+            process_id=process_id,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        )
+    except (ValueError, TypeError, RuntimeError) as error:
+        names = ", ".join(f"{name} = {os.environ.get(name, 'not set')}" for name in NUMBERS)
+        raise ConfigError(f"{ADDRESS} = {address}, {names}: {_one_line(error)}") from None
+
+
+def _one_line(error: Exception) -> str:
+    return one_line(" ".join(str(error).split()))
+
+
+def _number(name: str) -> int | None:
+    """What a variable says; None: nothing."""
+    text = os.environ.get(name)
+    if text is not None and not re.fullmatch("[0-9]{1,6}", text):
+        raise ConfigError(f"{name} = {shown(text)}: must be a whole number")
+    return None if text is None else int(text)
+
+
+def count() -> int:
+    """How many processes the run has."""
+    return jax.process_count() if jax.distributed.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Whether this one logs, evaluates and prints."""
+    return count() == 1 or jax.process_index() == 0
+
+
+def numbers(own: int) -> list[int]:
+    """A small number of each process; all call it at the same place, and wait for each other."""
+    if count() == 1:
+        return [own]
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(np.array(own, np.int32)).tolist()
+
+
+def texts(own: str) -> list[str]:
+    """A text of each process; all call it at the same place, and wait for each other."""
+    if count() == 1:
+        return [own]
+    from jax.experimental import multihost_utils
+
+    data = own.encode()
+    sizes = numbers(len(data))
+    room = 2 ** max(max(sizes) - 1, 0).bit_length()  # few sizes: each is a program
+    padded = np.frombuffer(data.ljust(room, b" "), np.uint8)
+    everyones = multihost_utils.process_allgather(padded)
+    return [bytes(one[:size]).decode() for one, size in zip(everyones, sizes, strict=True)]
+
+
+def check_same(config: Config, *others: object) -> None:
+    """Raises ConfigError where the processes have not been asked for the same."""
+    own = "\n".join([to_toml(config), *map(str, others)])
+    for number, theirs in enumerate(texts(own)):
+        if theirs != own:
+            pairs = zip(own.splitlines(), theirs.splitlines(), strict=False)
+            here, there = next((pair for pair in pairs if pair[0] != pair[1]), ("less", "more"))
+            raise ConfigError(
+                f"process {jax.process_index()} is asked for {shown(here)}, process {number} for "
+                f"{shown(there)}: give the same options to all, and one folder that all can see"
+            )
+
+
+class Agreed(stopping.Stop):
+    """A stop of which all processes hear at the same place, though one alone was asked."""
+
+    def __init__(self, heard: stopping.Stop):
+        super().__init__()
+        self._heard = heard
+
+    @property
+    def heard(self) -> stopping.Stop:
+        """What this process was asked."""
+        return self._heard
+
+    def agree(self) -> bool:
+        """Hears of it: all processes call it at the same place."""
+        if not self:
+            self.reasons += [reason for reason in numbers(self._heard.reason) if reason]
+        return bool(self)
+
+
+def agreed(heard: stopping.Stop) -> stopping.Stop:
+    """The stop of a run, by what this process hears."""
+    return heard if count() == 1 else Agreed(heard)
+
+
+class Watch:
+    """What a process says when another one is gone."""
+
+    def __init__(self) -> None:
+        self.what_is_kept: Callable[[], str] = lambda: "nothing was begun"
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[Watch]:
+    """Turns the error of a process that another one has left into a sentence: RunError."""
+    watch = Watch()
+    try:
+        yield watch
+    except (ConfigError, RunError):
+        raise
+    except (ValueError, RuntimeError) as error:  # the classes that jax raises
+        if count() == 1 or not OF_XLA.match(str(error)) or "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        stopping.leave_at_once()  # at its end jax would wait for what is gone
+        raise RunError(
+            f"another process of the run ended or cannot be reached; {watch.what_is_kept()}, in "
+            f"every process ({_one_line(error)})"
+        ) from None
+
+
+def say_who_is_there(path: pathlib.Path) -> None:
+    """Says on stderr what to do when one is lost: jax may end this one without a word of ours."""
+    if count() == 1:
+        return
+    line = (
+        f"process {jax.process_index()} of {count()}: when one is lost the others end, within two "
+        f"minutes and with a status that is not 0; go on in all of them with: "
+        f"python -m jdqn.train --resume {shlex.quote(str(path))}"
+    )
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)  # noqa: T201

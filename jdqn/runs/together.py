@@ -1,0 +1,183 @@
+"""What a run of several processes leaves: one directory, written by all of them.
+
+Process 0 writes the logs and the manifests, and plays the evaluations. Each process writes the rows
+that its own devices have, a ring for each device. All see one folder.
+"""
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import chex
+import jax
+
+from jdqn import devices
+from jdqn.config import Config, ConfigError
+from jdqn.envs import EnvError
+from jdqn.runs import checkpoint, directory, evaluation, files, processes, slices, stopping
+from jdqn.runs.checkpoint import Position
+from jdqn.runs.counters import Counters
+from jdqn.runs.episodes import Evaluation
+from jdqn.runs.store import Store
+
+
+def lock(path: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    """Holds a run directory, in the first process for all. Raises ConfigError."""
+    return files.lock(path) if processes.is_first() else contextlib.nullcontext()
+
+
+def make_run_dir(run_dir: pathlib.Path | None, config: Config) -> pathlib.Path:
+    """A run directory that the first process makes, and all see.
+
+    Raises:
+      ConfigError: it is taken, cannot be made, or is not seen here.
+    """
+    processes.numbers(0)  # all have looked whether it is taken
+    path = run_dir or pathlib.Path()
+    if processes.is_first():
+        path = directory.make_run_dir(run_dir, config)
+    path = pathlib.Path(processes.texts(str(path))[0])
+    if not path.is_dir():
+        raise ConfigError(
+            f"run directory {path} is not seen by process {jax.process_index()}: all processes "
+            "need one folder, and a path that means the same to all"
+        )
+    return path
+
+
+def open_run_dir(path: pathlib.Path, *arguments: Any, **others: Any) -> directory.RunDirectory:
+    """The files of a run: in the first process those of `RunDirectory`, in others none."""
+    if processes.is_first():
+        return directory.RunDirectory(path, *arguments, **others)
+    return NoFiles(path)
+
+
+def make_checkpoints(config: Config, run_dir: pathlib.Path, run_id: str) -> checkpoint.Checkpoints:
+    """Those of one process, or of several."""
+    kind = checkpoint.Checkpoints if processes.count() == 1 else Checkpoints
+    return kind(config, run_dir, run_id)
+
+
+class NoFiles(directory.RunDirectory):
+    """The logs of a process that writes none."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        self.run_id = ""  # in no manifest of this process
+
+    def log(self, *_: Any) -> None:
+        """Nothing."""
+
+    episodes = evaluation = log  # type: ignore[assignment]
+
+    def sync(self) -> dict[str, int]:
+        """Nothing."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class Watching(Store):
+    """The store of a process that leaves it to another one to delete."""
+
+    def sweep(self) -> None:
+        """Nothing."""
+
+    def thin(self, _: Any) -> None:
+        """Nothing."""
+
+
+class Checkpoints(checkpoint.Checkpoints):
+    """Those that all processes write: every method is called in all of them at the same place."""
+
+    def __init__(self, config: Config, run_dir: pathlib.Path, run_id: str):
+        super().__init__(config, run_dir, run_id)
+        mesh = devices.make_mesh(config)
+        assert mesh is not None
+        own = [device.process_index == jax.process_index() for device in mesh.devices.flat]
+        self._first_ring = own.index(True)
+        self._num_rings = (len(own), sum(own))  # of all, of this process
+        if not processes.is_first():
+            self._store = Watching(self._store.folder)
+
+    def save(
+        self,
+        steps: int,
+        position: Position,
+        counters: Counters,
+        held_out: Sequence[chex.Array],
+        files: Mapping[str, int],
+    ) -> None:
+        """As of one process; what lies apart is gathered, but for the rows. Raises OSError."""
+        (carry,) = position.carries
+        small, rows = checkpoint.split(carry)
+        small = devices.gathered(small)
+        carry = small._replace(replay_state=small.replay_state.replace(rows=rows))
+        position = position._replace(carries=[carry], learned=devices.gathered(position.learned))
+        super().save(steps, position, counters, held_out, files)
+
+    def _save_rows(self, position: Position) -> list[slices.Names]:
+        """Each process writes those of its devices; returns the names of all."""
+        rows = position.carries[0].replay_state.rows
+        rings = devices.own_parts(rows)
+        num_rings, num_own = self._num_rings
+        before = []
+        if len(self._slices) == num_rings:
+            before = self._slices[self._first_ring : self._first_ring + num_own]
+        names: list[slices.Names] = []
+        problem = ""
+        try:
+            names = slices.save(self._store, rings, num_own, position.tick, before, self._tick)
+        except OSError as error:
+            problem = error.strerror or str(error)
+        return [ring for theirs in _agreed(problem, names) for ring in theirs]
+
+    def _complete(self, steps: int, *arguments: Any) -> None:
+        problem = ""
+        if processes.is_first():
+            try:
+                super()._complete(steps, *arguments)
+            except OSError as error:
+                problem = error.strerror or str(error)
+        _agreed(problem)
+
+    def save_best(self, steps: int, tick: int, states: Sequence[Any], mean: float) -> None:
+        """The first process has all that is in it. Raises OSError."""
+        if processes.is_first():
+            super().save_best(steps, tick, states, mean)
+
+
+def _agreed(problem: str, answer: Any = None) -> list[Any]:
+    """The answers of all processes. Raises OSError in all where one has a problem."""
+    everyones = [json.loads(text) for text in processes.texts(json.dumps([problem, answer]))]
+    for number, (theirs, _) in enumerate(everyones):
+        if theirs:
+            raise OSError(f"process {number}: {theirs}")
+    return [one for _, one in everyones]
+
+
+def told(evaluate: evaluation.Evaluator) -> evaluation.Evaluator:
+    """An evaluator for all processes: the first one plays, and tells the others."""
+    if processes.count() == 1:
+        return evaluate
+
+    def call(*arguments: Any) -> Evaluation:
+        said: list[Any] = []
+        if processes.is_first():
+            try:
+                said = ["", *evaluate(*arguments)]
+            except stopping.Interrupted:
+                said = ["stopped"]
+            except EnvError as error:
+                said = ["failed", str(error)]
+        how, *figures = json.loads(processes.texts(json.dumps(said))[0])
+        if how == "stopped":
+            raise stopping.Interrupted
+        if how == "failed":
+            raise EnvError(*figures)
+        return Evaluation(*figures)
+
+    return call

@@ -1,0 +1,121 @@
+"""What several processes agree on; `tests/loops/test_several_processes.py` has two real ones."""
+
+import os
+
+import jax
+import pytest
+from helpers import tiny
+
+from jdqn.config import ConfigError, RunError
+from jdqn.runs import processes, stopping
+
+
+def test_a_single_process_asks_nobody(monkeypatch):
+    monkeypatch.delenv(processes.ADDRESS, raising=False)
+    processes.join()
+    assert not jax.distributed.is_initialized()
+    assert (processes.count(), processes.is_first()) == (1, True)
+    assert processes.numbers(-7) == [-7]
+    assert processes.texts("é") == ["é"]
+    processes.check_same(tiny(), "anything")
+    stop = stopping.Stop()
+    assert processes.agreed(stop) is stop
+    assert stop.heard is stop
+    assert not stop.agree()
+    stop.reasons.append(15)
+    assert stop.agree()
+
+
+def test_a_single_process_has_nothing_to_say_of_others(tmp_path, capsys):
+    processes.say_who_is_there(tmp_path)
+    assert capsys.readouterr() == ("", "")
+    with pytest.raises(ValueError, match=r"^UNKNOWN: Gloo"), processes.watched():
+        raise ValueError("UNKNOWN: Gloo AllGather failed")
+
+
+@pytest.mark.parametrize("name", processes.NUMBERS)
+def test_variables_that_are_no_numbers_are_refused(monkeypatch, name):
+    monkeypatch.setenv(processes.ADDRESS, "localhost:1")
+    monkeypatch.setenv(name, "two")
+    with pytest.raises(ConfigError, match=f"{name} = 'two': must be a whole number"):
+        processes.join()
+
+
+def test_what_jax_says_of_joining_is_one_sentence(monkeypatch):
+    def initialize(**arguments):
+        assert arguments["num_processes"] == 2
+        assert arguments["process_id"] is None
+        assert arguments["heartbeat_timeout_seconds"] < 120
+        raise ValueError("The process id\nmust be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setenv(processes.ADDRESS, "localhost:1")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    monkeypatch.delenv("JAX_PROCESS_ID", raising=False)
+    expected = (
+        r"JAX_COORDINATOR_ADDRESS = localhost:1, JAX_NUM_PROCESSES = 2, "
+        r"JAX_PROCESS_ID = not set: The process id must be defined\.$"
+    )
+    with pytest.raises(ConfigError, match=expected):
+        processes.join()
+
+
+@pytest.fixture
+def of_two(monkeypatch):
+    """This process is the second of two; a function sets what the first one says."""
+    told = {"numbers": 0, "texts": ""}
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(processes, "numbers", lambda own: [told["numbers"], own])
+    monkeypatch.setattr(processes, "texts", lambda own: [told["texts"], own])
+    return told.update
+
+
+def test_a_stop_is_heard_where_all_agree_on_it(of_two):
+    heard = stopping.Stop()
+    stop = processes.agreed(heard)
+    assert stop.heard is heard
+    heard.reasons.append(2)
+    assert not stop
+    assert stop.agree()
+    assert (bool(stop), stop.reason) == (True, 2)
+    other = processes.agreed(stopping.Stop())
+    assert not other.agree()
+    of_two(numbers=15)
+    assert other.agree()
+    assert other.reason == 15
+
+
+def test_other_options_of_another_process_are_refused(of_two):
+    with pytest.raises(ConfigError, match=r"process 1 is asked for .*, process 0 for "):
+        processes.check_same(tiny(), "a")
+
+
+def test_who_was_left_says_so_and_waits_for_nothing(of_two, monkeypatch, tmp_path, capsys):
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(stopping, "_waits_for_nothing", [])
+    processes.say_who_is_there(tmp_path)
+    assert f"--resume {tmp_path}" in capsys.readouterr().err
+    kept = pytest.raises(RunError, match="it is kept, in every process")
+    with kept as info, processes.watched() as watch:
+        watch.what_is_kept = lambda: "it is kept"
+        raise ValueError("UNKNOWN: Gloo AllGather failed: closed by peer")
+    assert info.value.status == 1
+    with pytest.raises(SystemExit):
+        stopping.leave(1)
+    assert ended == [1]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigError("INTERNAL: of the user's"),
+        ValueError("no status"),
+        RuntimeError("RESOURCE_EXHAUSTED: out of memory"),
+    ],
+)
+def test_other_errors_stay_what_they_are(of_two, error):
+    with pytest.raises(type(error)) as info, processes.watched():
+        raise error
+    assert info.value is error

@@ -1,0 +1,78 @@
+"""What processes write together; `tests/loops/test_several_processes.py` has two real ones."""
+
+import json
+
+import jax
+import pytest
+
+from jdqn.config import ConfigError
+from jdqn.envs import EnvError
+from jdqn.runs import processes, stopping, together
+from jdqn.runs.episodes import Evaluation
+from jdqn.runs.store import Store
+
+
+@pytest.fixture
+def of_two(monkeypatch):
+    """This process is the second of two; a function sets what the first one says."""
+    told = {"text": ""}
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "is_first", lambda: False)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(processes, "numbers", lambda own: [0, own])
+    monkeypatch.setattr(processes, "texts", lambda own: [told["text"], own])
+    return lambda text: told.update(text=text)
+
+
+def test_a_single_process_has_what_it_always_had(tmp_path):
+    def evaluate():
+        raise AssertionError
+
+    assert together.told(evaluate) is evaluate
+    taken = pytest.raises(ConfigError, match="in use by another process")
+    with together.lock(tmp_path), taken, together.lock(tmp_path):
+        pass
+
+
+def test_the_others_take_the_directory_that_the_first_has_made(of_two, tmp_path):
+    of_two(str(tmp_path))
+    assert together.make_run_dir(None, None) == tmp_path
+    with together.lock(tmp_path), together.lock(tmp_path):
+        pass
+    of_two(str(tmp_path / "elsewhere"))
+    with pytest.raises(ConfigError, match=r"elsewhere is not seen by process 1: all processes"):
+        together.make_run_dir(None, None)
+
+
+def test_the_others_are_told_what_an_evaluation_gave(of_two):
+    def evaluate(*_):
+        raise AssertionError
+
+    call = together.told(evaluate)
+    result = Evaluation(2, 0.1, -1.0, 0.5, 7.0)
+    of_two(json.dumps(["", *result]))
+    assert call("state", 0) == result
+    of_two(json.dumps(["stopped"]))
+    with pytest.raises(stopping.Interrupted):
+        call("state", 0)
+    of_two(json.dumps(["failed", "it broke"]))
+    with pytest.raises(EnvError, match="it broke"):
+        call("state", 0)
+
+
+def test_what_one_cannot_write_fails_in_all(of_two):
+    of_two(json.dumps(["", ["a"]]))
+    assert together._agreed("", ["b"]) == [["a"], ["b"]]
+    of_two(json.dumps(["No space left on device", None]))
+    with pytest.raises(OSError, match="process 0: No space left on device"):
+        together._agreed("", ["b"])
+
+
+def test_the_others_delete_nothing(tmp_path):
+    blob = Store(tmp_path).write_blob([b"bytes"])
+    watching = together.Watching(tmp_path)
+    watching.sweep()
+    watching.thin([])
+    assert watching.is_intact(blob)
+    Store(tmp_path).sweep()
+    assert not watching.is_intact(blob)
