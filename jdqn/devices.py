@@ -72,6 +72,20 @@ def local(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.addressable_data(0) if _lies_apart(x) else x, tree)
 
 
+def put(tree: Any, sharding: NamedSharding | None) -> Any:
+    """Arrays on the devices of a sharding, None: on the usual one; what lies there stays."""
+    if sharding is None or sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda x: x if _lies_apart(x) else _share(x, sharding), tree)
+
+
+def own(x: jax.Array) -> np.ndarray:
+    """Of an array that is split, what this process has; with one process all."""
+    if x.is_fully_addressable:
+        return np.asarray(x)
+    return np.concatenate([x.addressable_data(i) for i in range(len(jax.local_devices()))])
+
+
 def put_like(tree: Any, like: Any) -> Any:
     """Arrays of a tree on the devices of another's, where those are several."""
 

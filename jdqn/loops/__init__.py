@@ -88,11 +88,6 @@ def _check(
             "environment written in JAX, such as minatar/Breakout; run "
             f"{config.env.name} once for each seed"
         )
-    if processes.count() > 1 and not in_jax:
-        raise ConfigError(
-            f"{processes.count()} processes of jax: they need an environment written in JAX, such "
-            f"as minatar/Breakout; {config.env.name} trains in one"
-        )
     if resumes and run_dir is None:
         raise ConfigError("resumes: expected a run directory to go on with, run_dir is None")
     if resumes and start_from is not None:

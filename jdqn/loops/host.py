@@ -13,7 +13,7 @@ from jdqn.config import Config, RunError
 from jdqn.loops.shared import Begun, Carry, Turn, build, restore, shardings
 from jdqn.records import Timestep
 from jdqn.replay import Replay
-from jdqn.runs import stopping
+from jdqn.runs import shared_env, stopping
 from jdqn.runs.checkpoint import Position
 from jdqn.runs.evaluation import MakeEnv
 from jdqn.runs.parts import Arrays
@@ -47,8 +47,8 @@ def begin(
       Interrupted: a stop was asked for.
     """
 
-    def made(**keywords: int) -> envs.guard.Guarded:
-        env = envs.guard.guard(make_env(config, **keywords), config.env.name, config.env.num_envs)
+    def made(**keywords: int) -> Any:
+        env = shared_env.make(make_env, config, **keywords)
         return stack.enter_context(contextlib.closing(env))
 
     env = made()
@@ -186,7 +186,7 @@ def turns(
     """
     programs = compile_all(config, replay, agent, carry, stop)
     state, actor, replay_state, _, timestep = carry
-    put = functools.partial(jax.device_put, device=shardings(config).timestep)
+    put = functools.partial(devices.put, sharding=shardings(config).timestep)
     learned = dict(learned)
     first_learning_tick = clock.first_learning_tick(config, empty_steps)
 
@@ -207,7 +207,7 @@ def turns(
         on_device = put(timestep)
         action, actor = programs.act(state, actor, on_device, tick)
         try:
-            env.send(np.asarray(action))  # the emulators now run on host threads ...
+            env.send(devices.own(action))  # the emulators now run on host threads ...
         except envs.EnvError as error:
             yield turn(tick, [], held_out, str(error))
             return

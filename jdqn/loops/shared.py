@@ -112,7 +112,8 @@ def drive(run: Run, turns: Iterator[Turn], stop: stopping.Stop) -> Result:
             run.hold_out(turn.held_out)
             if turn.failure:
                 run.fail(turn.failure, turn.states, turn.position)
-            if run.report(turn.states, turn.learned, turn.position) or stop.agree():
+            reached = run.report(turn.states, turn.learned, turn.position)
+            if reached or stop.agree(turn.first_tick):
                 break
         return run.finish(turn.states, turn.learned, turn.position)
     except envs.EnvError as error:  # what it returned is in the replay: nothing is saved

@@ -26,6 +26,7 @@ NUMBERS = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 # A process that is gone is missed after these; jax then ends the others.
 HEARTBEAT_SECONDS = 60
 SHUTDOWN_SECONDS = 30
+AGREES_TICKS = 64  # between two times that they ask each other whether to stop
 # How XLA's errors begin, whatever class they have.
 OF_XLA = re.compile(r"[A-Z]+(_[A-Z]+)*: ")
 
@@ -77,25 +78,35 @@ def is_first() -> bool:
 
 def numbers(own: int) -> list[int]:
     """A small number of each process; all call it at the same place, and wait for each other."""
-    if count() == 1:
-        return [own]
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.process_allgather(np.array(own, np.int32)).tolist()
+    return [own] if count() == 1 else everyones([np.array(own, np.int32)])[0].tolist()
 
 
 def texts(own: str) -> list[str]:
     """A text of each process; all call it at the same place, and wait for each other."""
     if count() == 1:
         return [own]
-    from jax.experimental import multihost_utils
-
     data = own.encode()
     sizes = numbers(len(data))
     room = 2 ** max(max(sizes) - 1, 0).bit_length()  # few sizes: each is a program
     padded = np.frombuffer(data.ljust(room, b" "), np.uint8)
-    everyones = multihost_utils.process_allgather(padded)
-    return [bytes(one[:size]).decode() for one, size in zip(everyones, sizes, strict=True)]
+    (padded,) = everyones([padded])
+    return [bytes(one[:size]).decode() for one, size in zip(padded, sizes, strict=True)]
+
+
+def everyones(own: list[np.ndarray]) -> list[np.ndarray]:
+    """Arrays of each process, of the same shapes and types, with a leading axis of processes."""
+    from jax.experimental import multihost_utils
+
+    if len(own) == 1:
+        return [multihost_utils.process_allgather(own[0])]
+    as_bytes = [array.reshape(-1).view(np.uint8) for array in own]  # in one go
+    joined = multihost_utils.process_allgather(np.concatenate(as_bytes))
+    ends = np.cumsum([len(one) for one in as_bytes])
+    pieces = np.split(joined, ends[:-1], axis=1)
+    return [
+        np.ascontiguousarray(piece).view(array.dtype).reshape(len(joined), *array.shape)
+        for piece, array in zip(pieces, own, strict=True)
+    ]
 
 
 def check_same(config: Config, *others: object) -> None:
@@ -117,15 +128,19 @@ class Agreed(stopping.Stop):
     def __init__(self, heard: stopping.Stop):
         super().__init__()
         self._heard = heard
+        self._asked_tick = -AGREES_TICKS
 
     @property
     def heard(self) -> stopping.Stop:
         """What this process was asked."""
         return self._heard
 
-    def agree(self) -> bool:
-        """Hears of it: all processes call it at the same place."""
-        if not self:
+    def agree(self, tick: int | None = None) -> bool:
+        """Hears of it: all processes call it at the same place; of ticks not at each."""
+        is_due = tick is None or tick - self._asked_tick >= AGREES_TICKS
+        if tick is not None and is_due:
+            self._asked_tick = tick
+        if is_due and not self:
             self.reasons += [reason for reason in numbers(self._heard.reason) if reason]
         return bool(self)
 

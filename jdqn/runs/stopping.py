@@ -62,8 +62,8 @@ class Stop:
         """What this process alone was asked: see `processes.Agreed`."""
         return self
 
-    def agree(self) -> bool:
-        """Whether a stop was asked for, of any process."""
+    def agree(self, tick: int | None = None) -> bool:
+        """Whether a stop was asked for, of any process; at a tick, or now."""
         return bool(self)
 
     def check(self) -> None:

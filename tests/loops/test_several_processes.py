@@ -120,6 +120,45 @@ def test_whichever_process_is_killed_the_other_ends_and_the_run_goes_on_to_the_b
     assert_same(straight, killed)
 
 
+PONG = {
+    "env.name": "Pong",
+    "env.num_envs": 4,
+    "env.max_episode_steps": 30,  # so that games end
+    "network.torso": "mlp",
+    "replay.capacity": 256,
+    "train.steps": 800,
+    "train.eval_period_steps": 400,
+}
+
+
+def test_emulators_of_two_processes_are_those_of_one_and_go_on_to_the_bit(tmp_path):
+    pytest.importorskip("envpool")
+    alone = tmp_path / "alone"
+    two = tmp_path / "two"
+    argv = options_of(**PONG)
+    done = subprocess.run(
+        [sys.executable, "-m", "jdqn.train", *argv, "--run-dir", str(alone)],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    processes = start(*argv, "--run-dir", str(two))
+    wait_for_lines(two / "metrics.jsonl", 7, processes)
+    processes[1].kill()
+    assert ended(processes[0])[0] not in (0, None)
+    (status, out, errors), other = all_ended(start("--resume", str(two)))
+    assert (status, other[0]) == (0, 0), errors
+    assert "the environments go on exactly where they were" in out
+    assert metrics(two) == metrics(alone)
+    for name in ("episodes.csv", "evaluations.csv"):
+        assert (two / name).read_bytes() == (alone / name).read_bytes()
+    parts = [newest(run_dir)["parts"] for run_dir in (two, alone)]
+    for name in parts[0].keys() - {"counters", "environment"}:  # seconds; one of each process
+        assert parts[0][name] == parts[1][name], name
+
+
 def test_a_signal_to_one_process_stops_all_at_one_tick(tmp_path):
     run_dir = tmp_path / "run"
     env = ["--env=jdqn/Chain", *options_of(train__steps=200_000)]

@@ -86,6 +86,16 @@ def test_a_stop_is_heard_where_all_agree_on_it(of_two):
     assert other.reason == 15
 
 
+def test_whether_to_stop_is_not_asked_at_every_tick(of_two):
+    heard = stopping.Stop()
+    stop = processes.agreed(heard)
+    assert not stop.agree(0)
+    heard.reasons.append(2)
+    answers = [stop.agree(tick) for tick in (1, 30, 63, 64)]
+    assert answers == [False, False, False, True]
+    assert stop.agree(65)
+
+
 def test_other_options_of_another_process_are_refused(of_two):
     with pytest.raises(ConfigError, match=r"process 1 is asked for .*, process 0 for "):
         processes.check_same(tiny(), "a")
