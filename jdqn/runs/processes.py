@@ -23,6 +23,7 @@ from jdqn.runs import stopping
 ADDRESS = "JAX_COORDINATOR_ADDRESS"
 # jax knows both on a TPU pod, under SLURM and the like.
 NUMBERS = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+JOIN_SECONDS = 300  # that one waits for the others
 # A process that is gone is missed after these; jax then ends the others.
 HEARTBEAT_SECONDS = 60
 SHUTDOWN_SECONDS = 30
@@ -41,17 +42,21 @@ def join() -> None:
     if address is None or jax.distributed.is_initialized():
         return
     num_processes, process_id = map(_number, NUMBERS)
+    _say(f"waiting at most {JOIN_SECONDS} s for all processes, at {ADDRESS} = {address}")
     jax.config.update("jax_enable_preemption_service", False)  # hears SIGTERM in our place
     try:
         jax.distributed.initialize(
             num_processes=num_processes,
             process_id=process_id,
+            initialization_timeout=JOIN_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
     except (ValueError, TypeError, RuntimeError) as error:
         names = ", ".join(f"{name} = {os.environ.get(name, 'not set')}" for name in NUMBERS)
         raise ConfigError(f"{ADDRESS} = {address}, {names}: {_one_line(error)}") from None
+    with watched():
+        numbers(0)  # the first time gloo waits for half a minute only: now all are here
 
 
 def _one_line(error: Exception) -> str:
@@ -170,8 +175,8 @@ def watched() -> Iterator[Watch]:
             raise
         stopping.leave_at_once()  # at its end jax would wait for what is gone
         raise RunError(
-            f"another process of the run ended or cannot be reached; {watch.what_is_kept()}, in "
-            f"every process ({_one_line(error)})"
+            f"another process of the run ended or cannot be reached ({_one_line(error)}); "
+            f"{watch.what_is_kept()}"
         ) from None
 
 
@@ -184,5 +189,10 @@ def say_who_is_there(path: pathlib.Path) -> None:
         f"minutes and with a status that is not 0; go on in all of them with: "
         f"python -m jdqn.train --resume {shlex.quote(str(path))}"
     )
+    _say(line)
+
+
+def _say(line: str) -> None:
+    """Prints a line on stderr, also where a run is quiet."""
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)  # noqa: T201
