@@ -48,16 +48,32 @@ def make_run_dir(run_dir: pathlib.Path | None, config: Config) -> pathlib.Path:
 
 
 def open_run_dir(path: pathlib.Path, *arguments: Any, **others: Any) -> directory.RunDirectory:
-    """The files of a run: in the first process those of `RunDirectory`, in others none."""
-    if processes.is_first():
-        return directory.RunDirectory(path, *arguments, **others)
-    return NoFiles(path)
+    """The files of a run, of which the first process has all, others none. Raises ConfigError."""
+    if not processes.is_first():
+        return NoFiles(path)
+    kind = directory.RunDirectory if processes.count() == 1 else FirstFiles
+    return kind(path, *arguments, **others)
 
 
 def make_checkpoints(config: Config, run_dir: pathlib.Path, run_id: str) -> checkpoint.Checkpoints:
     """Those of one process, or of several."""
     kind = checkpoint.Checkpoints if processes.count() == 1 else Checkpoints
     return kind(config, run_dir, run_id)
+
+
+class FirstFiles(directory.RunDirectory):
+    """The logs of the first of several processes."""
+
+    def sync(self) -> dict[str, int]:
+        """As of one process; where it fails, it fails in all. Raises OSError."""
+        lengths: dict[str, int] = {}
+        problem = ""
+        try:
+            lengths = super().sync()
+        except OSError as error:
+            problem = error.strerror or str(error)
+        _agreed(problem)
+        return lengths
 
 
 class NoFiles(directory.RunDirectory):
@@ -73,7 +89,8 @@ class NoFiles(directory.RunDirectory):
     episodes = evaluation = log  # type: ignore[assignment]
 
     def sync(self) -> dict[str, int]:
-        """Nothing."""
+        """Hears whether the first process has written its own. Raises OSError."""
+        _agreed("")
         return {}
 
     def close(self) -> None:

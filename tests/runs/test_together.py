@@ -1,14 +1,18 @@
 """What processes write together; `tests/loops/test_several_processes.py` has two real ones."""
 
+import contextlib
+import errno
 import json
 
 import jax
 import pytest
+from helpers import tiny
 
 from jdqn.config import ConfigError
 from jdqn.envs import EnvError
 from jdqn.runs import processes, stopping, together
 from jdqn.runs.episodes import Evaluation
+from jdqn.runs.files import LogFile
 from jdqn.runs.store import Store
 
 
@@ -66,6 +70,32 @@ def test_what_one_cannot_write_fails_in_all(of_two):
     of_two(json.dumps(["No space left on device", None]))
     with pytest.raises(OSError, match="process 0: No space left on device"):
         together._agreed("", ["b"])
+
+
+def test_logs_that_the_first_cannot_write_fail_in_all(of_two, tmp_path, monkeypatch):
+    files = together.open_run_dir(tmp_path, tiny(), "command")
+    files.log(4, {"loss": 1.0})
+    files.episodes(4, 0, [])
+    files.evaluation(4, 0, "vote", None)
+    files.close()
+    assert list(tmp_path.iterdir()) == []
+    of_two(json.dumps(["", None]))
+    assert files.sync() == {}
+    of_two(json.dumps(["No space left on device", None]))
+    with pytest.raises(OSError, match="process 0: No space left on device"):
+        files.sync()
+    monkeypatch.setattr(processes, "is_first", lambda: True)
+    monkeypatch.setattr(processes, "texts", lambda own: [own, json.dumps(["", None])])
+    first = together.open_run_dir(tmp_path, tiny(), "command")
+    with contextlib.closing(first):
+        assert first.sync()["metrics.jsonl"] == 0
+        monkeypatch.setattr(LogFile, "sync", full_disk)
+        with pytest.raises(OSError, match="process 0: No space left on device"):
+            first.sync()
+
+
+def full_disk(_):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_the_others_delete_nothing(tmp_path):
