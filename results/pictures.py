@@ -71,6 +71,7 @@ def cartpole() -> figure.Figure:
         axes.plot(steps[0], mean, color="C0")
         axes.fill_between(steps[0], mean - half, mean + half, color="C0", alpha=0.25, lw=0)
         axes.set_title(f"{agent}, {len(returns)} seeds", fontsize=9)
+        axes.set_ylim(0, 515)  # bands end where returns do
         axes.grid(alpha=0.3)
     for axes in list(panels):  # those left over
         axes.axis("off")
