@@ -129,7 +129,8 @@ def test_what_a_page_says_runs(page, tmp_path):
         run(tmp_path, *command_line)
     for block in docs.blocks(page, "python"):
         libraries = {*re.findall(r"^import (\w+)", block.text, re.MULTILINE)}
-        if block.file is None and not libraries & NOT_OURS:
+        is_script = block.file is None and page.name != "reference.md"  # has signatures
+        if is_script and not libraries & NOT_OURS:
             script = tmp_path / f"line_{block.line}.py"
             text = block.text.replace("20_000", "1_200")
             script.write_text(BEFORE + text, encoding="utf-8")
