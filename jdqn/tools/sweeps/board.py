@@ -14,7 +14,7 @@ from jdqn.runs import stopping
 from jdqn.runs.progress import Console, bar
 from jdqn.tools.sweeps import folders
 from jdqn.tools.sweeps.attempt import Job, Outcome, folder_of
-from jdqn.tools.sweeps.plan import Trial
+from jdqn.tools.sweeps.plan import Trial, in_words
 
 LOOK_SECONDS = 2.0  # between looks at the logs of what runs
 LINE_SECONDS = 60.0  # between lines of where the sweep is, where there is no terminal
@@ -101,8 +101,7 @@ class Board:
 
 def told(trial: Trial) -> str:
     """A trial in words."""
-    settings = "".join(f", {name} {value}" for name, value in trial.settings.items())
-    return f"{trial.game}, {trial.agent}, seed {trial.seed}{settings}"
+    return f"{trial.game}, {trial.agent}, seed {trial.seed}{in_words(trial.settings)}"
 
 
 def summary(running: int, waiting: int, results: Results) -> str:
@@ -167,8 +166,7 @@ def best_of(results: Results) -> list[str]:
         if score is not None and (before is None or score > before["score"]):
             best[result["game"]] = result
     return [
-        f"{game} {r['score']:.2f} by {r['agent']}, seed {r['seed']}"
-        + "".join(f", {name} {value}" for name, value in r["settings"].items())
+        f"{game} {r['score']:.2f} by {r['agent']}, seed {r['seed']}{in_words(r['settings'])}"
         for game, r in best.items()
     ]
 

@@ -122,6 +122,11 @@ class Plan(NamedTuple):
         return [json.dumps(read_file(file), default=str) for file in files if file is not None]
 
 
+def in_words(settings: Mapping[str, Any]) -> str:
+    """Settings behind what they are of, a comma before each."""
+    return "".join(f", {name} {value}" for name, value in settings.items())
+
+
 def as_option(value: Any) -> str:
     """A value as it is typed behind an option of jdqn.train."""
     if isinstance(value, Mapping):

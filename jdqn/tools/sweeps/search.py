@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from jdqn.config import ConfigError
 from jdqn.tools.sweeps import folders
 from jdqn.tools.sweeps.attempt import Job, folder_of, result_of
-from jdqn.tools.sweeps.plan import Plan, Trial
+from jdqn.tools.sweeps.plan import Plan, Trial, in_words
 from jdqn.tools.sweeps.schema import Range, Search, Settings
 
 Results = dict[str, dict[str, Any]]
@@ -269,7 +269,7 @@ class Studies:
         found = []
         for study in self.studies:
             for score, setting in study.best(results)[:1]:
-                values = "".join(f", {name} {value}" for name, value in setting.settings.items())
+                values = in_words(setting.settings)
                 seeds = f", mean of {len(setting.trials)} seeds" * (len(setting.trials) > 1)
                 found.append(f"{study.game} {score:.2f} by {study.agent}{values}{seeds}")
         return found
