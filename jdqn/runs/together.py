@@ -7,7 +7,7 @@ that its own devices have, a ring for each device. All see one folder.
 import contextlib
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import chex
@@ -66,13 +66,7 @@ class FirstFiles(directory.RunDirectory):
 
     def sync(self) -> dict[str, int]:
         """As of one process; where it fails, it fails in all. Raises OSError."""
-        lengths: dict[str, int] = {}
-        problem = ""
-        try:
-            lengths = super().sync()
-        except OSError as error:
-            problem = error.strerror or str(error)
-        _agreed(problem)
+        lengths: dict[str, int] = _everyones(super().sync)[0]
         return lengths
 
 
@@ -90,7 +84,7 @@ class NoFiles(directory.RunDirectory):
 
     def sync(self) -> dict[str, int]:
         """Hears whether the first process has written its own. Raises OSError."""
-        _agreed("")
+        _everyones(lambda: None)
         return {}
 
     def close(self) -> None:
@@ -144,22 +138,20 @@ class Checkpoints(checkpoint.Checkpoints):
         before = []
         if len(self._slices) == num_rings:
             before = self._slices[self._first_ring : self._first_ring + num_own]
-        names: list[slices.Names] = []
-        problem = ""
-        try:
-            names = slices.save(self._store, rings, num_own, position.tick, before, self._tick)
-        except OSError as error:
-            problem = error.strerror or str(error)
-        return [ring for theirs in _agreed(problem, names) for ring in theirs]
+
+        def save() -> list[slices.Names]:
+            return slices.save(self._store, rings, num_own, position.tick, before, self._tick)
+
+        return [ring for theirs in _everyones(save) for ring in theirs]
 
     def _complete(self, steps: int, *arguments: Any) -> None:
-        problem = ""
-        if processes.is_first():
-            try:
-                super()._complete(steps, *arguments)
-            except OSError as error:
-                problem = error.strerror or str(error)
-        _agreed(problem)
+        complete = super()._complete
+
+        def write() -> None:
+            if processes.is_first():
+                complete(steps, *arguments)
+
+        _everyones(write)
 
     def save_best(self, steps: int, tick: int, states: Sequence[Any], mean: float) -> None:
         """The first process has all that is in it. Raises OSError."""
@@ -167,8 +159,14 @@ class Checkpoints(checkpoint.Checkpoints):
             super().save_best(steps, tick, states, mean)
 
 
-def _agreed(problem: str, answer: Any = None) -> list[Any]:
-    """The answers of all processes. Raises OSError in all where one has a problem."""
+def _everyones(write: Callable[[], Any]) -> list[Any]:
+    """What it answers in each process. Raises OSError in all where it does in one."""
+    answer = None
+    problem = ""
+    try:
+        answer = write()
+    except OSError as error:
+        problem = error.strerror or str(error)
     everyones = [json.loads(text) for text in processes.texts(json.dumps([problem, answer]))]
     for number, (theirs, _) in enumerate(everyones):
         if theirs:

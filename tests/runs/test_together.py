@@ -66,10 +66,10 @@ def test_the_others_are_told_what_an_evaluation_gave(of_two):
 
 def test_what_one_cannot_write_fails_in_all(of_two):
     of_two(json.dumps(["", ["a"]]))
-    assert together._agreed("", ["b"]) == [["a"], ["b"]]
+    assert together._everyones(lambda: ["b"]) == [["a"], ["b"]]
     of_two(json.dumps(["No space left on device", None]))
     with pytest.raises(OSError, match="process 0: No space left on device"):
-        together._agreed("", ["b"])
+        together._everyones(lambda: ["b"])
 
 
 def test_logs_that_the_first_cannot_write_fail_in_all(of_two, tmp_path, monkeypatch):
