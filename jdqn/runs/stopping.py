@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NoReturn, TextIO
 
@@ -30,6 +31,7 @@ BROKEN_PIPE = 13
 ON_LOG = -1
 ON_EVALUATION = -2
 NAMES = {BROKEN_PIPE: "SIGPIPE", ON_LOG: "on_log", ON_EVALUATION: "on_evaluation"}
+IMPORT_FILE = "<frozen importlib._bootstrap>"  # of the code that imports
 POLL_SECONDS = 0.1
 SAME_SECONDS = 1.0
 # Sent once more, some time later, by the shell of a terminal that closes.
@@ -199,7 +201,8 @@ def command(refuse: Callable[[Exception], NoReturn], run: Callable[[], int | Non
     """
     status: int | None = 1
     try:
-        status = run()
+        with _imports_end_at_once():
+            status = run()
         sys.stdout.flush()
     except BrokenPipeError:
         silence(sys.stdout)
@@ -221,6 +224,31 @@ def command(refuse: Callable[[Exception], NoReturn], run: Callable[[], int | Non
         say(f"out of memory: {error}")
     if status:
         leave(status)
+
+
+@contextlib.contextmanager
+def _imports_end_at_once() -> Iterator[None]:
+    """Has Ctrl-C during an import end the process: compiled modules abort where it raises."""
+
+    def hear(number: int, frame: types.FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code.co_filename == IMPORT_FILE:
+                say(f"stopped by {name_of(number)}")
+                leave_at_once()
+                leave(128 + number)
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    is_ours = False
+    with contextlib.suppress(ValueError):  # not in the main thread
+        is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if is_ours:
+            signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def say(sentence: str) -> None:

@@ -152,6 +152,32 @@ def test_a_command_ends_in_one_line(monkeypatch, capsys, error, said, status):
     assert printed.count("\n") == bool(said)
 
 
+def test_ctrl_c_during_an_import_ends_a_command_in_one_line(tmp_path):
+    """A compiled module makes something else of the exception, or aborts."""
+    (tmp_path / "compiled.py").write_text(
+        "import os, signal\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    sum(range(1_000))\n"
+        "except KeyboardInterrupt:\n"
+        "    raise ImportError('initialization failed') from None\n"
+    )
+    code = (
+        "import signal, sys; from jdqn.runs import stopping; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); print('before'); "
+        "stopping.command(sys.exit, lambda: __import__('compiled'))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 128 + signal.SIGINT
+    assert ended.stdout == "before\n"
+    assert ended.stderr == "error: stopped by SIGINT\n"
+
+
 def test_what_is_no_end_of_a_command_is_raised():
     def run():
         raise RuntimeError("a bug")
