@@ -5,6 +5,7 @@ signal, a clock, whether its disk is full, all hear at the same place of the pro
 process nothing here asks anybody.
 """
 
+import collections
 import contextlib
 import os
 import pathlib
@@ -36,7 +37,7 @@ def join() -> None:
     """Joins the processes that the environment names, where it names any.
 
     Raises:
-      ConfigError: a variable is no number, or they cannot be joined.
+      ConfigError: a variable is no number, they cannot be joined, or do not have as many devices.
     """
     address = os.environ.get(ADDRESS)
     if address is None or jax.distributed.is_initialized():
@@ -55,8 +56,17 @@ def join() -> None:
     except (ValueError, TypeError, RuntimeError) as error:
         names = ", ".join(f"{name} = {os.environ.get(name, 'not set')}" for name in NUMBERS)
         raise ConfigError(f"{ADDRESS} = {address}, {names}: {_one_line(error)}") from None
+    _check_devices()
     with watched():
         numbers(0)  # the first time gloo waits for half a minute only: now all are here
+
+
+def _check_devices() -> None:
+    """Raises ConfigError, in all processes, where one has more devices than another."""
+    counts = collections.Counter(device.process_index for device in jax.devices())
+    if len({*counts.values()}) > 1:
+        told = ", ".join(f"process {number} has {counts[number]}" for number in sorted(counts))
+        raise ConfigError(f"all processes must have as many devices: {told}")
 
 
 def _one_line(error: Exception) -> str:

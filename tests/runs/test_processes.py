@@ -1,6 +1,7 @@
 """What several processes agree on; `tests/loops/test_several_processes.py` has two real ones."""
 
 import os
+import types
 
 import jax
 import pytest
@@ -59,6 +60,20 @@ def test_what_jax_says_of_joining_is_one_sentence(monkeypatch, capsys):
     with pytest.raises(ConfigError, match=expected):
         processes.join()
     assert "waiting at most 300 s for all processes, at " in capsys.readouterr().err
+
+
+def test_processes_with_more_devices_than_others_are_refused(monkeypatch):
+    def joined(*process_indices):
+        devices = [types.SimpleNamespace(process_index=number) for number in process_indices]
+        monkeypatch.setattr(jax, "devices", lambda: devices)
+        processes.join()
+
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **_: None)
+    monkeypatch.setenv(processes.ADDRESS, "localhost:1")
+    joined(0, 0, 1, 1)
+    expected = "^all processes must have as many devices: process 0 has 2, process 1 has 1$"
+    with pytest.raises(ConfigError, match=expected):
+        joined(0, 1, 0)
 
 
 @pytest.fixture
