@@ -37,12 +37,12 @@ def train(
       ConfigError: before anything is written.
       RunError: the run could not go on; what could be saved has been.
     """
-    config = devices.resolved(config)
-    in_jax = envs.is_native(config.env.name) and not on_host
-    _check(config, in_jax, run_dir, resumes, start_from)
-    path = None if run_dir is None else pathlib.Path(run_dir)
     with stopping.signals() as heard, contextlib.ExitStack() as stack:
         watch = stack.enter_context(processes.watched())
+        config = devices.resolved(config)
+        in_jax = envs.is_native(config.env.name) and not on_host
+        _check(config, in_jax, run_dir, resumes, start_from)
+        path = None if run_dir is None else pathlib.Path(run_dir)
         stop = processes.agreed(heard)
         resumed = None
         started = None

@@ -12,6 +12,7 @@ import pathlib
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 import jax
@@ -28,6 +29,7 @@ JOIN_SECONDS = 300  # that one waits for the others
 # A process that is gone is missed after these; jax then ends the others.
 HEARTBEAT_SECONDS = 60
 SHUTDOWN_SECONDS = 30
+LAST_WORDS_SECONDS = 2  # before the first one ends: jax ends the others with it
 AGREES_TICKS = 64  # between two times that they ask each other whether to stop
 # How XLA's errors begin, whatever class they have.
 OF_XLA = re.compile(r"[A-Z]+(_[A-Z]+)*: ")
@@ -174,11 +176,17 @@ class Watch:
 
 @contextlib.contextmanager
 def watched() -> Iterator[Watch]:
-    """Turns the error of a process that another one has left into a sentence: RunError."""
+    """Turns the error of a process that another one has left into a sentence: RunError.
+
+    A process that fails alone leaves at once, so that the others hear of it.
+    """
     watch = Watch()
     try:
         yield watch
     except (ConfigError, RunError):
+        if count() > 1:
+            stopping.leave_at_once()  # at its end jax would wait for those that do not fail
+            time.sleep(LAST_WORDS_SECONDS if is_first() else 0)
         raise
     except (ValueError, RuntimeError) as error:  # the classes that jax raises
         if count() == 1 or not OF_XLA.match(str(error)) or "RESOURCE_EXHAUSTED" in str(error):

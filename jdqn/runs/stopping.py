@@ -32,6 +32,7 @@ ON_LOG = -1
 ON_EVALUATION = -2
 NAMES = {BROKEN_PIPE: "SIGPIPE", ON_LOG: "on_log", ON_EVALUATION: "on_evaluation"}
 IMPORT_FILE = "<frozen importlib._bootstrap>"  # of the code that imports
+REFUSED_STATUS = 2  # of a mistake
 POLL_SECONDS = 0.1
 SAME_SECONDS = 1.0
 # Sent once more, some time later, by the shell of a terminal that closes.
@@ -196,7 +197,7 @@ def command(refuse: Callable[[Exception], NoReturn], run: Callable[[], int | Non
     """Runs a command: a mistake, a failure or a stop is one line on stderr and an exit status.
 
     Args:
-      refuse: says what a mistake is, and exits.
+      refuse: says what a mistake is, and exits; the status is `REFUSED_STATUS`.
       run: the command; returns its exit status.
     """
     status: int | None = 1
@@ -209,7 +210,9 @@ def command(refuse: Callable[[Exception], NoReturn], run: Callable[[], int | Non
         status = 128 + BROKEN_PIPE
     except (ConfigError, OSError) as error:
         silence_if_full(sys.stdout)
-        refuse(error)
+        with contextlib.suppress(SystemExit):
+            refuse(error)
+        status = REFUSED_STATUS
     except RunError as error:
         say(str(error))
         status = error.status

@@ -7,6 +7,7 @@ that its own devices have, a ring for each device. All see one folder.
 import contextlib
 import json
 import pathlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,10 @@ from jdqn.runs.counters import Counters
 from jdqn.runs.episodes import Evaluation
 from jdqn.runs.store import Store
 
+# Until a machine sees what another one has made: NFS remembers for so long that nothing was there.
+SEEN_SECONDS = 75.0
+LOOK_SECONDS = 1.0
+
 
 def lock(path: pathlib.Path) -> contextlib.AbstractContextManager[None]:
     """Holds a run directory, in the first process for all. Raises ConfigError."""
@@ -32,18 +37,22 @@ def make_run_dir(run_dir: pathlib.Path | None, config: Config) -> pathlib.Path:
     """A run directory that the first process makes, and all see.
 
     Raises:
-      ConfigError: it is taken, cannot be made, or is not seen here.
+      ConfigError: it is taken, cannot be made, or is not seen by one.
     """
     processes.numbers(0)  # all have looked whether it is taken
     path = run_dir or pathlib.Path()
     if processes.is_first():
         path = directory.make_run_dir(run_dir, config)
     path = pathlib.Path(processes.texts(str(path))[0])
-    if not path.is_dir():
-        raise ConfigError(
-            f"run directory {path} is not seen by process {jax.process_index()}: all processes "
-            "need one folder, and a path that means the same to all"
-        )
+    until = time.monotonic() + SEEN_SECONDS
+    while not path.is_dir() and time.monotonic() < until:
+        time.sleep(LOOK_SECONDS)
+    for number, is_seen in enumerate(processes.numbers(path.is_dir())):
+        if not is_seen:
+            raise ConfigError(
+                f"run directory {path} is not seen by process {number}: all processes need one "
+                "folder, and a path that means the same to all"
+            )
     return path
 
 

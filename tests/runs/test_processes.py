@@ -7,7 +7,7 @@ import jax
 import pytest
 from helpers import tiny
 
-from jdqn.config import ConfigError, RunError
+from jdqn.config import ConfigError, Parser, RunError
 from jdqn.runs import processes, stopping
 
 
@@ -133,6 +133,26 @@ def test_who_was_left_says_so_and_waits_for_nothing(of_two, monkeypatch, tmp_pat
     assert ended == [1]
 
 
+@pytest.mark.parametrize("is_first", [False, True])
+def test_who_fails_alone_leaves_at_once_with_its_own_status(of_two, monkeypatch, is_first):
+    """At its end jax would wait for the others, which wait for this one, and abort all."""
+    ended = []
+    slept = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(processes.time, "sleep", slept.append)
+    monkeypatch.setattr(processes, "is_first", lambda: is_first)
+    monkeypatch.setattr(stopping, "_waits_for_nothing", [])
+
+    def run():
+        with processes.watched():
+            raise ConfigError("a mistake")
+
+    with pytest.raises(SystemExit):
+        stopping.command(Parser().refuse, run)
+    assert ended == [2]
+    assert slept == [processes.LAST_WORDS_SECONDS * is_first]
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -141,7 +161,8 @@ def test_who_was_left_says_so_and_waits_for_nothing(of_two, monkeypatch, tmp_pat
         RuntimeError("RESOURCE_EXHAUSTED: out of memory"),
     ],
 )
-def test_other_errors_stay_what_they_are(of_two, error):
+def test_other_errors_stay_what_they_are(of_two, error, monkeypatch):
+    monkeypatch.setattr(stopping, "_waits_for_nothing", [])
     with pytest.raises(type(error)) as info, processes.watched():
         raise error
     assert info.value is error

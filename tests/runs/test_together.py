@@ -38,14 +38,33 @@ def test_a_single_process_has_what_it_always_had(tmp_path):
         pass
 
 
-def test_the_others_take_the_directory_that_the_first_has_made(of_two, tmp_path):
+def test_the_others_take_the_directory_that_the_first_has_made(of_two, tmp_path, monkeypatch):
     of_two(str(tmp_path))
+    monkeypatch.setattr(processes, "numbers", lambda own: [1, own])
     assert together.make_run_dir(None, None) == tmp_path
     with together.lock(tmp_path), together.lock(tmp_path):
         pass
+
+
+def test_a_directory_that_one_does_not_see_is_refused_by_all(of_two, tmp_path, monkeypatch):
+    monkeypatch.setattr(together, "SEEN_SECONDS", 0)
     of_two(str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(processes, "numbers", lambda own: [1, own])
     with pytest.raises(ConfigError, match=r"elsewhere is not seen by process 1: all processes"):
         together.make_run_dir(None, None)
+    of_two(str(tmp_path))
+    monkeypatch.setattr(processes, "numbers", lambda own: [own, 0])
+    with pytest.raises(ConfigError, match=r"is not seen by process 1: all processes"):
+        together.make_run_dir(None, None)
+
+
+def test_a_directory_may_be_seen_later(of_two, tmp_path, monkeypatch):
+    """As on NFS, which remembers for a while that nothing was there."""
+    later = tmp_path / "later"
+    of_two(str(later))
+    monkeypatch.setattr(processes, "numbers", lambda own: [1, own])
+    monkeypatch.setattr(together.time, "sleep", lambda _: later.mkdir())
+    assert together.make_run_dir(None, None) == later
 
 
 def test_the_others_are_told_what_an_evaluation_gave(of_two):

@@ -20,7 +20,6 @@ from jdqn.tools.sweeps.folders import Folder
 from jdqn.tools.sweeps.plan import Trial
 
 COMMAND = (sys.executable, "-m", "jdqn.train")
-REFUSED_STATUS = 2
 IN_USE = "is in use by another process"  # of `files.lock`, between our look and theirs
 # Negative: before there was anything to save.
 STOPPED_STATUSES = {sign for number in stopping.SIGNALS for sign in (128 + number, -number)}
@@ -181,7 +180,7 @@ class Attempt:
             return self._record(folders.SUPERSEDED)
         if status == 0:
             return self._done()
-        if status == REFUSED_STATUS and IN_USE not in sentence:
+        if status == stopping.REFUSED_STATUS and IN_USE not in sentence:
             return self._result(folders.REFUSED, sentence)
         if self._asked and status in STOPPED_STATUSES:
             return self._record(self._asked)

@@ -43,5 +43,5 @@ def run(plan: Plan, trial: Trial) -> int:
             if outcome.how == folders.SUPERSEDED and folder.result() is None:
                 return 1  # another task has the trial now
         if result["status"] == folders.REFUSED:
-            return attempt.REFUSED_STATUS
+            return stopping.REFUSED_STATUS
         return 0 if loop.is_good(result) else 1
