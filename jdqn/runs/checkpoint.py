@@ -4,6 +4,7 @@ Parts, one blob each: `counters`, `held_out`, `environment`, and of each seed th
 carry (`0/state`, `0/actor`, ...). The rows of the replay are apart, see `runs.slices`.
 """
 
+import contextlib
 import json
 import pathlib
 import re
@@ -119,9 +120,12 @@ class Checkpoints:
             raise
         self._slices = rows
         self._tick = position.tick
-        # A later one is damaged, and its log was cut: the run went on from an earlier one.
-        earlier = [name for name in self._store.names() if int(name) <= steps]
-        self._store.thin(earlier[-self._config.train.checkpoint_keep :])
+        # It is written: that a folder cannot be read now is no failure, and of several processes
+        # would be one of this process alone.
+        with contextlib.suppress(OSError):
+            # A later one is damaged, and its log was cut: the run went on from an earlier one.
+            earlier = [name for name in self._store.names() if int(name) <= steps]
+            self._store.thin(earlier[-self._config.train.checkpoint_keep :])
 
     def _save_rows(self, position: Position) -> list[slices.Names]:
         """Writes what has changed of all rings. Raises OSError."""

@@ -315,6 +315,19 @@ def test_a_save_that_failed_leaves_the_next_one_whole(writer, monkeypatch):
     assert bits(writer.restore(writer.find()).carries) == bits(writer.carries(21))
 
 
+def test_what_is_written_is_saved_though_older_ones_cannot_be_listed(writer, monkeypatch):
+    """Of several processes one alone would fail, and they would no longer do the same."""
+    writer.save(5)
+
+    def cannot(_):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.pathlib.Path, "iterdir", cannot)
+        writer.save(6)
+    assert bits(writer.restore(writer.find()).carries) == bits(writer.carries(6))
+
+
 def test_a_reader_beside_a_run_that_writes_always_finds_one(tmp_path):
     """As `jdqn.evaluate` beside a run that keeps one checkpoint."""
     writer = Writer(tmp_path, checkpoint_keep=1)
