@@ -129,22 +129,20 @@ def in_words(settings: Mapping[str, Any]) -> str:
 
 def as_option(value: Any) -> str:
     """A value as it is typed behind an option of jdqn.train."""
+    if isinstance(value, str) and re.fullmatch(r"[\w.+:/-]+", value) and not _is_number(value):
+        return value
+    return _as_toml(value)
+
+
+def _as_toml(value: Any) -> str:
+    """A value in TOML, on one line."""
     if isinstance(value, Mapping):
-        inside = ", ".join(f"{json.dumps(key)} = {as_option(v)}" for key, v in value.items())
+        inside = ", ".join(f"{_as_toml(key)} = {_as_toml(v)}" for key, v in value.items())
         return f"{{{inside}}}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(as_option, value))}]"
-    if isinstance(value, str):
-        return (
-            value
-            if re.fullmatch(r"[\w.+:/-]+", value) and not _is_number(value)
-            else _quoted(value)
-        )
-    return json.dumps(value)
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+        return f"[{', '.join(map(_as_toml, value))}]"
+    # In TOML a character is escaped that JSON leaves as it is, and those beyond 16 bits are not.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _is_number(text: str) -> bool:
@@ -224,7 +222,7 @@ def _check(plan: Plan) -> None:
         raise ConfigError(f"the sweep has {count:,} trials: at most {MOST_TRIALS:,} are possible")
     for game, agent in plan.pairs():
         for settings in [*plan.points(), *corners(plan.ranges)]:
-            config = plan.config(game, agent, settings)
+            config = plan.config(game, agent, settings, seed=max(plan.seeds))
             _check_seeds(plan, config)
             if plan.search and plan.search.halving_factor:
                 _check_halving(plan.search, config)

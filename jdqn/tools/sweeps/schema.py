@@ -1,6 +1,5 @@
 """What may stand in a sweep file: tables, fields, ranges; mistakes are one sentence."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
@@ -153,7 +152,7 @@ def values_of(name: str, values: Any) -> list[Any]:
         raise ConfigError(
             f"grid.{name} = {shown(values)}: must be a list of values, such as [1, 3]"
         )
-    if len({json.dumps(value, default=str) for value in values}) < len(values):
+    if any(value in values[:i] for i, value in enumerate(values)):  # 1.0 is 1
         raise ConfigError(f"grid.{name} = {shown(values)}: has a value twice")
     return values
 

@@ -74,7 +74,10 @@ VALUES = {
 }
 
 
-@pytest.mark.parametrize("value", [*VALUES.values(), "1e5", "true", "a b", "[1]", 0.1, 7])
+NESTED = {"mode": "easy", "é 😀": ["a:b", "none", "1e5", {"x": "\x7f\n\\"}], "True": "True"}
+
+
+@pytest.mark.parametrize("value", [*VALUES.values(), "1e5", "true", "a b", "[1]", 0.1, 7, NESTED])
 def test_a_value_is_typed_so_that_it_is_read_again(value):
     parse = parse_table if isinstance(value, dict) else parse_value
     assert parse(plan.as_option(value)) == value

@@ -35,6 +35,7 @@ REFUSED = {
     "game twice": ({"sweep": {"games": ["Pong", "Pong"]}}, ["sweep.games", "'Pong' twice"]),
     "an unknown agent": ({"sweep": {**GAMES, "agents": ["doubel"]}}, ['"doubel"', '"double"']),
     "no seed": ({"sweep": {**GAMES, "seeds": 0}}, ["sweep.seeds = 0", "1"]),
+    "a seed too large": ({"sweep": {**GAMES, "seeds": [0, 2**31]}}, ["train.seed = 2147483648"]),
     "an empty list of seeds": ({"sweep": {**GAMES, "seeds": []}}, ["sweep.seeds = []"]),
     "a seed twice": ({"sweep": {**GAMES, "seeds": [1, 2, 1]}}, ["sweep.seeds", "1 twice"]),
     "a negative seed": ({"sweep": {**GAMES, "seeds": [-1]}}, ["sweep.seeds", "-1"]),
@@ -51,6 +52,7 @@ REFUSED = {
     "a grid without a list": ({"grid": {"replay.n_step": 3}}, ["grid.replay.n_step = 3", "list"]),
     "an empty grid": ({"grid": {"replay.n_step": []}}, ["grid.replay.n_step = []", "list"]),
     "a value twice": ({"grid": {"replay.n_step": [1, 3, 1]}}, ["grid.replay.n_step", "twice"]),
+    "a value twice in two forms": ({"grid": {"agent.discount": [1, 0.9, 1.0]}}, ["twice"]),
     "a grid value out of range": ({"grid": {"replay.n_step": [1, 0]}}, ["replay.n_step = 0"]),
     "a field twice": (
         {"fields": {"replay.n_step": 3}, "grid": {"replay.n_step": [1]}},
