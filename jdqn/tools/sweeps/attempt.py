@@ -104,7 +104,9 @@ class Attempt:
         if folder.newest() != self.number:
             return self._record(folders.SUPERSEDED)
         if (result := folder.result()) is not None:
-            return Outcome(result["status"], self.number, result)
+            if result["status"] != folders.PRUNED or result["attempt"] >= self.number:
+                return Outcome(result["status"], self.number, result)
+            folder.reopen()  # pruned by a search before, and now wanted whole
         if folder.is_in_use():  # by an attempt whose parent is gone: it is about to end
             return None
         if folder.saved_steps() is None:
@@ -209,8 +211,9 @@ def ended(trial: Trial, folder: Folder, number: int, status: str, sentence: str 
         if found is None or found["attempt"] != number:
             folder.end(number, folders.SUPERSEDED)
             return Outcome(folders.SUPERSEDED, number)
-    folder.end(number, status)
-    return Outcome(status, number, result, sentence)
+        result = found  # pruned meanwhile
+    folder.end(number, result["status"])
+    return Outcome(result["status"], number, result, sentence)
 
 
 def crashed(

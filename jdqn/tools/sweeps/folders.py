@@ -139,6 +139,15 @@ class Folder:
         """How the trial ended; None: it has not."""
         return _read(self._result)
 
+    def final_result(self) -> Record | None:
+        """How the trial ended; None too: pruned, which another sweep may want whole."""
+        result = self.result()
+        return None if result and result["status"] == PRUNED else result
+
+    def reopen(self) -> None:
+        """Takes a result away. Raises OSError."""
+        self._result.unlink(missing_ok=True)
+
     def write_result(self, number: int, result: Record) -> bool:
         """Ends the trial, if the attempt is the newest and no other has. Raises OSError.
 

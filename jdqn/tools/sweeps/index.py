@@ -29,7 +29,7 @@ def run(plan: Plan, trial: Trial) -> int:
         loop.writing(plan.directory),
     ):
         job = Job(trial)
-        while (result := folder.result()) is None:
+        while (result := folder.final_result()) is None:
             one = Attempt(job, folder, place, plan.sweep.max_retries)
             board.began(job)
             while (outcome := one.poll()) is None:
@@ -40,7 +40,7 @@ def run(plan: Plan, trial: Trial) -> int:
             board.ended(job, outcome)
             if stop:
                 return 128 + stop.reason
-            if outcome.how == folders.SUPERSEDED and folder.result() is None:
+            if outcome.how == folders.SUPERSEDED and folder.final_result() is None:
                 return 1  # another task has the trial now
         if result["status"] == folders.REFUSED:
             return stopping.REFUSED_STATUS

@@ -67,7 +67,8 @@ class Grid:
     def jobs(self, results: Results) -> list[Job]:
         """See `Source`."""
         for trial in () if self._is_read else self.trials:
-            if (result := folder_of(self._plan.directory, trial).result()) is not None:
+            folder = folder_of(self._plan.directory, trial)
+            if (result := folder.final_result()) is not None:
                 results[trial.name] = result
         self._is_read = True
         return [Job(trial) for trial in self.trials if trial.name not in results]

@@ -154,7 +154,7 @@ class OnRay:
         number = folder.newest()
         if self._stops:
             return Outcome(folders.STOPPED, number)
-        if (result := folder.result()) is not None:  # written, and not told any more
+        if (result := folder.final_result()) is not None:  # written, and not told any more
             return Outcome(result["status"], number, result)
         if folder.has_ended(number):  # the worker had not begun
             number = folder.claim()

@@ -29,6 +29,7 @@ class Setting(NamedTuple):
     drawn: dict[str, Any]  # by Optuna: of choices the place
     settings: Settings
     trials: tuple[Trial, ...]  # none: it is no configuration
+    is_repeat: bool  # drawn before: what was drawn then is trained
 
 
 class Study:
@@ -43,6 +44,7 @@ class Study:
         self._search: Search = plan.search
         self._batches: list[list[Setting]] = []
         self._told: list[Any] = []  # what Optuna is told of batches that have ended
+        self._pruned: dict[tuple[str, ...], int] = {}  # steps at which, by the names of trials
         self.refused: list[str] = []  # what was drawn and is no configuration, a sentence each
         self._draw()
 
@@ -63,6 +65,8 @@ class Study:
         """Settings whose trials have all been done with their score, the best first."""
         found = []
         for setting in self.settings():
+            if setting.is_repeat:
+                continue
             scores = [_score(results.get(trial.name), folders.DONE) for trial in setting.trials]
             known = [score for score in scores if score is not None]
             if known and len(known) == len(scores):
@@ -70,11 +74,15 @@ class Study:
         return sorted(found, key=lambda pair: -pair[0])
 
     def _read(self, results: Results) -> None:
-        """Adds what a sweep before has written of the newest batch."""
+        """Adds what a sweep before has written of the newest batch, but for what was pruned.
+
+        That is seen again, or the search was another one.
+        """
         for setting in self._batches[-1]:
             for trial in setting.trials:
                 known = trial.name in results
-                if not known and (result := folder_of(self._plan.directory, trial).result()):
+                folder = folder_of(self._plan.directory, trial)
+                if not known and (result := folder.final_result()) is not None:
                     results[trial.name] = result
 
     def settings(self) -> Iterable[Setting]:
@@ -98,7 +106,7 @@ class Study:
 
     def _open(self, batch: Sequence[Setting], results: Results) -> list[Job]:
         """What is to be run of a batch now."""
-        alive = [setting for setting in batch if setting.trials]
+        alive = [setting for setting in batch if setting.trials and not setting.is_repeat]
         for steps in self.rungs():
             jobs = [
                 Job(trial, steps)
@@ -119,8 +127,9 @@ class Study:
         means = [self._mean(setting, steps, results) for setting in alive]
         order = sorted(range(len(alive)), key=lambda i: (-means[i], i))
         kept = {*order[: max(len(alive) // factor, 1)]}
-        for i, setting in enumerate(alive):
-            for trial in setting.trials if i not in kept else ():
+        for setting in (setting for i, setting in enumerate(alive) if i not in kept):
+            self._pruned[_names(setting)] = steps
+            for trial in setting.trials:
                 if trial.name not in results:
                     results[trial.name] = self._prune(trial, steps)
         return [setting for i, setting in enumerate(alive) if i in kept]
@@ -166,7 +175,7 @@ class Study:
         study.add_trials(self._told)
         ranges = self._plan.ranges
         distributions = {name: distribution(range_) for name, range_ in ranges.items()}
-        batch = []
+        batch: list[Setting] = []
         for _ in range(count):
             params = study.ask(distributions).params
             settings = {name: value_of(ranges[name], params[name]) for name in ranges}
@@ -175,7 +184,9 @@ class Study:
             except ConfigError as error:
                 self.refused.append(str(error))
                 trials = []
-            batch.append(Setting(params, settings, tuple(trials)))
+            known = {name for one in [*self.settings(), *batch] for name in _names(one)}
+            is_repeat = any(trial.name in known for trial in trials)
+            batch.append(Setting(params, settings, tuple(trials), is_repeat))
         self._batches.append(batch)
 
     def _tell(self, setting: Setting, results: Results) -> Any:
@@ -187,21 +198,25 @@ class Study:
             "params": setting.drawn,
             "distributions": {name: distribution(range_) for name, range_ in ranges.items()},
         }
-        of_trials = [results.get(trial.name) for trial in setting.trials]
-        scores = [_score(result, folders.DONE) for result in of_trials]
+        ends = [results.get(trial.name, {}) for trial in setting.trials]
+        failed = [end for end in ends if end.get("status") not in (folders.DONE, folders.PRUNED)]
+        last = self._pruned.get(_names(setting))
+        if ends and not failed and last is not None:  # though it may have come to its end meanwhile
+            values = {n: self._mean(setting, n, results) for n in self.rungs() if n <= last}
+            return optuna.trial.create_trial(
+                state=states.PRUNED, intermediate_values=values, **told
+            )
+        scores = [_score(end, folders.DONE) for end in ends]
         known = [score for score in scores if score is not None]
         if known and len(known) == len(scores):
             value = sum(known) / len(known)
             return optuna.trial.create_trial(state=states.COMPLETE, value=value, **told)
-        if any(result and result["status"] == folders.PRUNED for result in of_trials):
-            values = {}
-            for steps in self.rungs():
-                if all(self._value(trial, steps, {}) is not None for trial in setting.trials):
-                    values[steps] = self._mean(setting, steps, {})
-            return optuna.trial.create_trial(
-                state=states.PRUNED, intermediate_values=values, **told
-            )
         return optuna.trial.create_trial(state=states.FAIL, **told)
+
+
+def _names(setting: Setting) -> tuple[str, ...]:
+    """What the trials of a setting are called: those of the same one are the same."""
+    return tuple(trial.name for trial in setting.trials)
 
 
 def _score(result: Mapping[str, Any] | None, status: str) -> float | None:
@@ -256,9 +271,9 @@ class Studies:
 
     @property
     def trials(self) -> list[Trial]:
-        """Of all that has been drawn."""
+        """Of all that has been drawn, each once."""
         settings = [setting for study in self.studies for setting in study.settings()]
-        return [trial for setting in settings for trial in setting.trials]
+        return [trial for one in settings if not one.is_repeat for trial in one.trials]
 
     def jobs(self, results: Results) -> list[Job]:
         """What is to be run now, of every game and agent; see `loop.Source`."""

@@ -71,6 +71,17 @@ def test_a_trial_that_ends_has_a_result(trial, folder, monkeypatch):
     assert (again.how, again.result) == (folders.DONE, folder.result())
 
 
+def test_what_was_pruned_while_it_came_to_its_end_is_pruned(trial, folder, monkeypatch):
+    """What is remembered is what is on the disk."""
+    stand_in(monkeypatch)
+    one = begin(trial, folder)
+    assert one.poll() is None  # it has begun
+    pruned = {"status": folders.PRUNED, "score": 1.0, "sentence": "not among the best"}
+    assert folder.write_result(1, pruned)
+    outcome = ended(one.poll)
+    assert (outcome.how, outcome.result) == (folders.PRUNED, folder.result())
+
+
 def test_a_trial_that_was_killed_goes_on_from_its_checkpoint(trial, folder, monkeypatch):
     stand_in(monkeypatch, s0="crashes once")
     outcome = ended(begin(trial, folder).poll)

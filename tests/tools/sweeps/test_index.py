@@ -35,6 +35,16 @@ def test_a_task_runs_its_trial_to_an_end(tmp_path, monkeypatch, asked, status, a
     assert folder_of(plan.directory, second).newest() == attempts
 
 
+def test_what_a_search_has_pruned_is_trained_to_its_end(tmp_path, monkeypatch):
+    stand_in(monkeypatch)
+    plan = make_plan(tmp_path)
+    (trial,) = plan.trials()
+    folder = folder_of(plan.directory, trial)
+    folder.write_result(folder.claim(), {"status": "pruned", "score": 1.0})
+    assert index.run(plan, trial) == 0
+    assert folder.result()["status"] == "done"
+
+
 def test_a_task_that_is_told_to_end_saves_a_checkpoint_first(tmp_path, monkeypatch):
     stand_in(monkeypatch, s0="waits once")
     plan = make_plan(tmp_path)

@@ -43,6 +43,17 @@ def test_every_trial_ends_once_whatever_becomes_of_it(tmp_path, monkeypatch):
     assert [folder_of(plan.directory, trial).newest() for trial in plan.trials()] == attempts
 
 
+def test_what_a_search_has_pruned_is_trained_to_its_end_in_a_grid(tmp_path, monkeypatch):
+    stand_in(monkeypatch)
+    plan = make_plan(tmp_path)
+    (trial,) = plan.trials()
+    folder = folder_of(plan.directory, trial)
+    folder.write_result(folder.claim(), {"status": folders.PRUNED, "score": 1.0})
+    assert drive(plan)[trial.name]["status"] == folders.DONE
+    assert folder.result()["attempt"] == 2
+    assert drive(plan) == {trial.name: folder.result()}
+
+
 def test_a_stop_ends_all_with_checkpoints_and_the_same_goes_on(tmp_path, monkeypatch, capsys):
     stand_in(monkeypatch, s0="waits once", s1="waits once")
     plan = make_plan(tmp_path, seeds=3)

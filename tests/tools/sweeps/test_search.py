@@ -108,6 +108,75 @@ def test_what_is_worse_is_pruned_and_the_best_goes_on(tmp_path, monkeypatch, cap
     assert Studies(read).jobs({}) == []  # all is there
 
 
+def evaluate(read, trial, **means):
+    """What a trial has been evaluated at: `s50=1.0`."""
+    folder = folder_of(read.directory, trial)
+    folder.claim()
+    folder.run.mkdir(exist_ok=True)
+    rows = [f"{steps.removeprefix('s')},{mean}\n" for steps, mean in means.items()]
+    (folder.run / "evaluations.csv").write_text("".join(["steps,return_mean\n", *rows]))
+
+
+def test_a_setting_that_is_drawn_again_is_trained_once_and_is_not_its_own_rival(tmp_path):
+    fields = {"replay": {"n_step": {"choices": [1, 2]}}}
+    read = make(tmp_path, fields=fields, settings=8, batch=4, halving_factor=4)
+    studies = Studies(read)
+    (study,) = studies.studies
+    drawn = [setting.settings["replay.n_step"] for setting in study.settings()]
+    best = max(drawn, key=drawn.count)
+    assert 1 < drawn.count(best) < 4
+    results = {}
+    first, second = (job.trial for job in studies.jobs(results))
+    assert [first, second] == studies.trials
+    for trial in (first, second):
+        evaluate(read, trial, s50=1.0 + (trial.settings["replay.n_step"] == best))
+    (job,) = studies.jobs(results)
+    assert job.trial.settings["replay.n_step"] == best
+    assert [result["status"] for result in results.values()] == [folders.PRUNED]
+    results[job.trial.name] = {"status": folders.DONE, "score": 3.0}
+    assert studies.jobs(results) == []  # the second batch has nothing new
+    assert len([*study.settings()]) == 8
+    assert [score for score, _ in study.best(results)] == [3.0]
+
+
+def test_what_is_told_of_a_pruned_setting_is_the_same_however_far_it_came_meanwhile(tmp_path):
+    common = {"train.steps": 200, "train.eval_period_steps": 50}
+    told = []
+    for further in ({}, {"s100": 9.0}, {"s100": 9.0, "s200": 9.0}):
+        folder = tmp_path / str(len(told))
+        folder.mkdir()
+        read = make(folder, common=common, settings=3, batch=2, halving_factor=2)
+        studies = Studies(read)
+        results = {}
+        best, other = (job.trial for job in studies.jobs(results))
+        if "s200" in further:
+            results[other.name] = {"status": folders.DONE, "score": 9.0}
+        evaluate(read, other, s50=1.0, **further)
+        evaluate(read, best, s50=2.0, s100=2.0)
+        assert [job.trial for job in studies.jobs(results)] == [best]
+        results[best.name] = {"status": folders.DONE, "score": 2.0}
+        assert studies.jobs(results)
+        (study,) = studies.studies
+        told.append([(one.state.name, one.values, one.intermediate_values) for one in study._told])
+    assert told == [[("COMPLETE", [2.0], {}), ("PRUNED", None, {50: 1.0})]] * 3
+
+
+def test_what_one_search_has_pruned_another_one_may_want_whole(tmp_path):
+    read = make(tmp_path, settings=2, batch=2, halving_factor=2)
+    results = {}
+    studies = Studies(read)
+    best, other = (job.trial for job in studies.jobs(results))
+    evaluate(read, best, s50=2.0)
+    evaluate(read, other, s50=1.0)
+    assert [job.trial for job in studies.jobs(results)] == [best]
+    assert folder_of(read.directory, other).result()["status"] == folders.PRUNED
+    results = {}
+    assert [job.trial for job in Studies(read).jobs(results)] == [best]
+    assert [*results] == [other.name]  # pruned as before
+    without = make(tmp_path, settings=2, batch=2)
+    assert [job.trial for job in Studies(without).jobs({})] == [best, other]
+
+
 def test_rungs_grow_by_the_factor(tmp_path):
     common = {"train.steps": 1000, "train.eval_period_steps": 50}
     (study,) = Studies(make(tmp_path, common=common, halving_factor=3)).studies
@@ -136,7 +205,8 @@ def test_what_is_drawn_and_no_configuration_is_left_out_with_a_word(tmp_path):
     fields = {"agent.target_period_steps": {"low": 4, "high": 12}}  # its ends are multiples of 4
     common = {**SHORT, "env.num_envs": 4, "train.update_period_steps": 4}
     studies = Studies(make(tmp_path, fields=fields, common=common))
-    assert len(studies.trials) + len(studies.refused) == 12
+    is_one = [bool(setting.trials) for setting in studies.studies[0].settings()]
+    assert (len(is_one), is_one.count(False)) == (12, len(studies.refused))
     assert studies.refused
     assert all("agent.target_period_steps" in sentence for sentence in studies.refused)
 
