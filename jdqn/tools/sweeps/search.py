@@ -8,6 +8,7 @@ Successive halving: Jamieson & Talwalkar 2016. All settings of a batch train unt
 evaluation that counts; the best 1/factor go on to factor times the steps, and so on.
 """
 
+import decimal
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -234,8 +235,10 @@ def distribution(range_: Range) -> Any:
     step = range_.step
     assert low is not None
     assert high is not None
-    if step is not None:
-        high = low + (high - low) // step * step  # where the last step ends
+    if step is not None:  # where the last one ends; as floats, three steps of 0.1 are above 0.3
+        exact_low, exact_high, exact_step = (decimal.Decimal(str(x)) for x in (low, high, step))
+        last = exact_low + (exact_high - exact_low) // exact_step * exact_step
+        high = float(last) if isinstance(low + step, float) else int(last)
     if isinstance(low, int) and isinstance(high, int):
         return distributions.IntDistribution(low, high, log=range_.log, step=int(step or 1))
     return distributions.FloatDistribution(low, high, log=range_.log, step=step)

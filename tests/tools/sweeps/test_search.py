@@ -217,6 +217,9 @@ def test_what_is_drawn_and_no_configuration_is_left_out_with_a_word(tmp_path):
         ({"low": 1, "high": 6, "step": 2}, "IntDistribution", 1, 5),
         ({"low": 1, "high": 8, "log": True}, "IntDistribution", 1, 8),
         ({"low": 0.5, "high": 1}, "FloatDistribution", 0.5, 1.0),
+        ({"low": 1, "high": 4, "step": 0.5}, "FloatDistribution", 1.0, 4.0),
+        ({"low": 0.1, "high": 0.7, "step": 0.1}, "FloatDistribution", 0.1, 0.7),
+        ({"low": 0.1, "high": 0.75, "step": 0.1}, "FloatDistribution", 0.1, 0.7),
     ],
 )
 def test_a_range_is_whole_or_not_as_its_ends_are(range_, kind, low, high):
