@@ -107,6 +107,20 @@ def test_every_row_is_drawn_as_often_as_its_definition_says_and_weights_undo_it(
     assert abs(mean.mean() - value[expected > 0].sum()) < 4 * spread_of_mean
 
 
+def test_each_device_draws_by_random_numbers_of_its_own():
+    config, _, several, state = made()
+    state = weighed(state)
+    uniform = priorities.uniforms(jax.random.key(1), BATCH)
+    drawn = quick_jit(several.draw)(spread(state, config), uniform)
+    leaves = np.split(np.asarray(state.priorities.leaves), NUM_DEVICES, axis=2)
+    alone = quick_jit(priorities.draw)
+    for device, part in enumerate(leaves):
+        own = slice(device * BATCH // NUM_DEVICES, (device + 1) * BATCH // NUM_DEVICES)
+        of_part = priorities.Priorities(part, part.sum(axis=(1, 2)), np.float32(1))
+        for x, y in zip(alone(of_part, uniform[own]), drawn, strict=True):
+            assert np.array_equal(x, np.asarray(y)[own])
+
+
 @pytest.mark.parametrize("by", ["proportional", pytest.param("rank", marks=pytest.mark.slow)])
 def test_rows_masks_and_leaves_do_not_depend_on_the_number_of_devices(by):
     """The leaves of rows that enter: by rank they are ranks within a device."""
