@@ -182,7 +182,9 @@ class Attempt:
             return self._record(folders.SUPERSEDED)
         if status == 0:
             return self._done()
-        if status == stopping.REFUSED_STATUS and IN_USE not in sentence:
+        is_refusal = status == stopping.REFUSED_STATUS and IN_USE not in sentence
+        # What has saved a checkpoint was no mistake: something cannot be read now, memory is short.
+        if is_refusal and self._folder.saved_steps() is None:
             return self._result(folders.REFUSED, sentence)
         if self._asked and status in STOPPED_STATUSES:
             return self._record(self._asked)

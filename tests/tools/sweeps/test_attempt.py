@@ -71,6 +71,19 @@ def test_a_trial_that_ends_has_a_result(trial, folder, monkeypatch):
     assert (again.how, again.result) == (folders.DONE, folder.result())
 
 
+def test_what_has_a_checkpoint_and_is_refused_is_tried_again_as_after_a_crash(
+    trial, folder, monkeypatch
+):
+    """A shared folder that cannot be read for a moment is no mistake in the sweep's file."""
+    stand_in(monkeypatch, s0="crashes once")
+    assert ended(begin(trial, folder).poll).how == folders.CRASHED
+    stand_in(monkeypatch, s0="refuses")
+    outcome = ended(begin(trial, folder, max_retries=2).poll)
+    assert (outcome.how, outcome.sentence) == (folders.CRASHED, "error: seed is no seed")
+    assert ended(begin(trial, folder, max_retries=2).poll).how == folders.FAILED
+    assert folder.result()["sentence"] == "error: seed is no seed"
+
+
 def test_what_was_pruned_while_it_came_to_its_end_is_pruned(trial, folder, monkeypatch):
     """What is remembered is what is on the disk."""
     stand_in(monkeypatch)
