@@ -11,7 +11,7 @@ from jdqn.devices import SPLIT, WHOLE
 from jdqn.envs.jax_native import JaxEnvState
 from jdqn.records import EnvSpec, Timestep
 from jdqn.replay import Replay, ReplayState, make_replay, shards
-from jdqn.runs import checks, memory, restoring, stopping
+from jdqn.runs import checks, memory, processes, restoring, stopping
 from jdqn.runs.checkpoint import Position
 from jdqn.runs.restoring import Restored
 from jdqn.runs.resume import Resumed
@@ -115,7 +115,10 @@ def drive(run: Run, turns: Iterator[Turn], stop: stopping.Stop) -> Result:
             reached = run.report(turn.states, turn.learned, turn.position)
             if reached or stop.agree(turn.first_tick):
                 break
-        return run.finish(turn.states, turn.learned, turn.position)
+        result = run.finish(turn.states, turn.learned, turn.position)
+        if stop:  # one may have to leave at once, where it still compiles
+            processes.leave_apart()
+        return result
     except envs.EnvError as error:  # what it returned is in the replay: nothing is saved
         raise RunError(f"{error}; {run.what_is_kept()}") from error
     except stopping.Interrupted:

@@ -183,19 +183,34 @@ def watched() -> Iterator[Watch]:
     watch = Watch()
     try:
         yield watch
-    except (ConfigError, RunError):
-        if count() > 1:
-            stopping.leave_at_once()  # at its end jax would wait for those that do not fail
-            time.sleep(LAST_WORDS_SECONDS if is_first() else 0)
-        raise
-    except (ValueError, RuntimeError) as error:  # the classes that jax raises
-        if count() == 1 or not OF_XLA.match(str(error)) or "RESOURCE_EXHAUSTED" in str(error):
+    except Exception as error:
+        if count() == 1:
+            raise
+        if not _is_of_another(error):
+            leave_apart()
             raise
         stopping.leave_at_once()  # at its end jax would wait for what is gone
         raise RunError(
             f"another process of the run ended or cannot be reached ({_one_line(error)}); "
             f"{watch.what_is_kept()}"
         ) from None
+
+
+def leave_apart() -> None:
+    """Has each of several processes end by itself: jax would have them wait, and abort all.
+
+    The first one waits a moment: jax ends the others with it.
+    """
+    if count() > 1:
+        stopping.leave_at_once()
+        time.sleep(LAST_WORDS_SECONDS if is_first() else 0)
+
+
+def _is_of_another(error: Exception) -> bool:
+    """Whether jax says that another process is gone: its errors have no class of their own."""
+    is_ours = isinstance(error, ConfigError | RunError)
+    is_jax = isinstance(error, ValueError | RuntimeError) and OF_XLA.match(str(error))
+    return bool(is_jax) and not is_ours and "RESOURCE_EXHAUSTED" not in str(error)
 
 
 def say_who_is_there(path: pathlib.Path) -> None:

@@ -133,8 +133,14 @@ def test_who_was_left_says_so_and_waits_for_nothing(of_two, monkeypatch, tmp_pat
     assert ended == [1]
 
 
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ConfigError("a mistake"), 2), (RunError("it broke", 143), 143), (OSError("no folder"), 2)],
+)
 @pytest.mark.parametrize("is_first", [False, True])
-def test_who_fails_alone_leaves_at_once_with_its_own_status(of_two, monkeypatch, is_first):
+def test_who_fails_alone_leaves_at_once_with_its_own_status(
+    of_two, monkeypatch, is_first, error, status
+):
     """At its end jax would wait for the others, which wait for this one, and abort all."""
     ended = []
     slept = []
@@ -145,11 +151,11 @@ def test_who_fails_alone_leaves_at_once_with_its_own_status(of_two, monkeypatch,
 
     def run():
         with processes.watched():
-            raise ConfigError("a mistake")
+            raise error
 
     with pytest.raises(SystemExit):
         stopping.command(Parser().refuse, run)
-    assert ended == [2]
+    assert ended == [status]
     assert slept == [processes.LAST_WORDS_SECONDS * is_first]
 
 
