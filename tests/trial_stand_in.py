@@ -27,6 +27,9 @@ def main(options):
     if how == "refuses":
         print("error: seed is no seed", file=sys.stderr)
         return 2
+    if how == "finds it in use":
+        print(f"error: run directory {run} is in use by another process", file=sys.stderr)
+        return 2
     if how == "crashes at once":
         print("a traceback", file=sys.stderr)
         return 1
@@ -35,13 +38,15 @@ def main(options):
     if how == "crashes once" and "--resume" not in options:
         os.kill(os.getpid(), 9)
     if how.startswith("waits") and not (how == "waits once" and "--resume" in options):
-        return wait(run)
+        wait(run)
+        return 1 if how == "waits and breaks" else 143
     (run / "metrics.jsonl").write_text(
         json.dumps({"steps": 100, "episode_return": 5.0}) + '\n{"steps": 1'
     )
     evaluate(run, 100, value)
     save(run, 100)
-    (run / "variables.json").write_text(json.dumps(dict(os.environ)))
+    own_session = {"SESSION": os.getsid(0) == os.getpid()}
+    (run / "variables.json").write_text(json.dumps(os.environ | own_session))
     if hasattr(os, "sched_getaffinity"):
         (run / "cores.json").write_text(json.dumps(sorted(os.sched_getaffinity(0))))
     print("done")
@@ -53,7 +58,6 @@ def wait(run):
     select.select([int(os.environ["JDQN_PARENT_PIPE"])], [], [], 60)
     save(run, 60)
     time.sleep(0.05)
-    return 143
 
 
 def save(run, steps):

@@ -63,12 +63,26 @@ def test_a_trial_that_ends_has_a_result(trial, folder, monkeypatch):
     assert folder.result() == {"attempt": 1, **outcome.result}
     variables = json.loads((folder.run / "variables.json").read_text())
     assert variables["CUDA_VISIBLE_DEVICES"] == "3"
+    assert variables["SESSION"]  # of its own: Ctrl-C on a terminal is for the sweep alone
     assert {variables[name] for name in ("OMP_NUM_THREADS", "NPROC")} == {"1"}
     if hasattr(os, "sched_setaffinity"):
         assert json.loads((folder.run / "cores.json").read_text()) == [core]
     # Another attempt finds it done.
     again = ended(begin(trial, folder).poll)
     assert (again.how, again.result) == (folders.DONE, folder.result())
+
+
+def test_a_run_that_another_process_took_in_between_is_no_mistake(trial, folder, monkeypatch):
+    stand_in(monkeypatch, s0="finds it in use")
+    assert ended(begin(trial, folder).poll).how == folders.CRASHED
+    assert folder.result() is None
+
+
+def test_what_crashes_when_it_is_asked_to_stop_has_crashed(trial, folder, monkeypatch):
+    stand_in(monkeypatch, s0="waits and breaks")
+    one = started(begin(trial, folder))
+    one.stop()
+    assert ended(one.poll).how == folders.CRASHED
 
 
 def test_what_has_a_checkpoint_and_is_refused_is_tried_again_as_after_a_crash(
