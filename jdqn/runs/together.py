@@ -20,12 +20,15 @@ from jdqn.envs import EnvError
 from jdqn.runs import checkpoint, directory, evaluation, files, processes, slices, stopping
 from jdqn.runs.checkpoint import Position
 from jdqn.runs.counters import Counters
-from jdqn.runs.episodes import Evaluation
+from jdqn.runs.episodes import Evaluation, Standing
 from jdqn.runs.store import Store
 
 # Until a machine sees what another one has made: NFS remembers for so long that nothing was there.
 SEEN_SECONDS = 75.0
 LOOK_SECONDS = 1.0
+# Between words of the first process in an evaluation: gloo waits for half an hour.
+TELLS_SECONDS = 300.0
+ENDED, PLAYS = range(2)  # what it says
 
 
 def lock(path: pathlib.Path) -> contextlib.AbstractContextManager[None]:
@@ -188,15 +191,19 @@ def told(evaluate: evaluation.Evaluator) -> evaluation.Evaluator:
     if processes.count() == 1:
         return evaluate
 
-    def call(*arguments: Any) -> Evaluation:
+    def call(
+        state: Any, run_seed: int, offset: int, policy: str, watch: evaluation.Watch | None = None
+    ) -> Evaluation:
         said: list[Any] = []
         if processes.is_first():
             try:
-                said = ["", *evaluate(*arguments)]
+                said = ["", *evaluate(state, run_seed, offset, policy, _telling(watch))]
             except stopping.Interrupted:
                 said = ["stopped"]
             except EnvError as error:
                 said = ["failed", str(error)]
+        while processes.numbers(ENDED)[0] == PLAYS:
+            pass
         how, *figures = json.loads(processes.texts(json.dumps(said))[0])
         if how == "stopped":
             raise stopping.Interrupted
@@ -205,3 +212,18 @@ def told(evaluate: evaluation.Evaluator) -> evaluation.Evaluator:
         return Evaluation(*figures)
 
     return call
+
+
+def _telling(watch: evaluation.Watch | None) -> evaluation.Watch:
+    """Watches an evaluation, and tells those who wait for it that it goes on."""
+    told_at = time.monotonic()
+
+    def tell(standing: Standing) -> None:
+        nonlocal told_at
+        if watch is not None:
+            watch(standing)
+        if time.monotonic() - told_at > TELLS_SECONDS:
+            processes.numbers(PLAYS)
+            told_at = time.monotonic()
+
+    return tell

@@ -74,13 +74,46 @@ def test_the_others_are_told_what_an_evaluation_gave(of_two):
     call = together.told(evaluate)
     result = Evaluation(2, 0.1, -1.0, 0.5, 7.0)
     of_two(json.dumps(["", *result]))
-    assert call("state", 0) == result
+    assert call("state", 0, 1, "vote") == result
     of_two(json.dumps(["stopped"]))
     with pytest.raises(stopping.Interrupted):
-        call("state", 0)
+        call("state", 0, 1, "vote")
     of_two(json.dumps(["failed", "it broke"]))
     with pytest.raises(EnvError, match="it broke"):
-        call("state", 0)
+        call("state", 0, 1, "vote")
+
+
+def test_whoever_waits_for_an_evaluation_hears_that_it_goes_on(of_two, monkeypatch):
+    result = Evaluation(2, 0.1, -1.0, 0.5, 7.0)
+    watched = []
+
+    def evaluate(*_):
+        raise AssertionError
+
+    of_two(json.dumps(["", *result]))
+    words = [together.PLAYS, together.PLAYS, together.ENDED]
+    monkeypatch.setattr(processes, "numbers", lambda own: [words.pop(0), own])
+    assert together.told(evaluate)("state", 0, 1, "vote") == result
+    assert words == []
+
+    def play(*arguments):
+        for i in range(2):
+            arguments[-1](i)
+        return result
+
+    def numbers(own):
+        words.append(own)
+        return [own, together.ENDED]
+
+    monkeypatch.setattr(processes, "is_first", lambda: True)
+    monkeypatch.setattr(processes, "texts", lambda own: [own, ""])
+    monkeypatch.setattr(processes, "numbers", numbers)
+    for seconds, told in ((-1, [together.PLAYS] * 2), (300, [])):
+        monkeypatch.setattr(together, "TELLS_SECONDS", seconds)
+        assert together.told(play)("state", 0, 1, "vote", watched.append) == result
+        assert words == [*told, together.ENDED]
+        words.clear()
+    assert watched == [0, 1, 0, 1]
 
 
 def test_what_one_cannot_write_fails_in_all(of_two):
