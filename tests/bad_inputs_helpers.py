@@ -73,9 +73,15 @@ def fill(folder):
 
 
 def tree(folder):
-    """Name, size and time of change of everything in a folder."""
+    """Names of everything in a folder; of files size and time of change.
+
+    A folder's own time is that of its lock, which comes and goes.
+    """
     stats = {path: path.lstat() for path in sorted(folder.rglob("*"))}
-    return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
+    return {
+        path: None if path.is_dir() else (stat.st_size, stat.st_mtime_ns)
+        for path, stat in stats.items()
+    }
 
 
 def check_refusal(folder, monkeypatch, capsys, door, argv, said):

@@ -8,7 +8,7 @@ from typing import Any
 from jdqn import devices, envs
 from jdqn.config import Config, ConfigError
 from jdqn.loops import fused, host, shared
-from jdqn.runs import directory, evaluation, processes, progress, resume, stopping, together
+from jdqn.runs import directory, evaluation, files, processes, progress, resume, stopping, together
 from jdqn.runs import start_from as start_from_
 from jdqn.runs.hooks import Hooks
 from jdqn.runs.run import Result, Run, title
@@ -90,6 +90,8 @@ def _check(
         )
     if resumes and run_dir is None:
         raise ConfigError("resumes: expected a run directory to go on with, run_dir is None")
+    if resumes:
+        files.check_is_run(pathlib.Path(run_dir))  # before there is a lock in it
     if resumes and start_from is not None:
         raise ConfigError(f"start_from = {start_from}: a run that goes on has its own parameters")
 

@@ -22,7 +22,7 @@ from jdqn import __version__
 from jdqn.config import RECORDS, Config, ConfigError, to_toml
 from jdqn.runs import board
 from jdqn.runs.episodes import Episode, Evaluation
-from jdqn.runs.files import LogFile, sync_folder, write_whole
+from jdqn.runs.files import LOCK, LogFile, sync_folder, write_whole
 
 HEADERS = {
     "metrics.jsonl": "",
@@ -46,7 +46,7 @@ def check_run_dir(run_dir: str | pathlib.Path | None) -> None:
     try:
         if path.exists() and not path.is_dir():
             raise ConfigError(f"run directory {path} is a file")
-        if path.is_dir() and any(path.iterdir()):
+        if path.is_dir() and any(file.name != LOCK for file in path.iterdir()):
             raise ConfigError(f"run directory {path} is already used; name another with --run-dir")
     except OSError as error:
         raise ConfigError(f"cannot use run directory {path}: {error.strerror}") from None

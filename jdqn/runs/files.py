@@ -15,7 +15,12 @@ except ImportError:  # Windows: no lock
     fcntl = None  # type: ignore[assignment]
 
 TEMPORARY = ".tmp"
+LOCK = ".lock"  # of a folder; a file, for machines that share one do not tell each other of more
 SHOWN_RUNS = 4
+
+
+class InUseError(ConfigError):
+    """Another process holds a folder."""
 
 
 def check_is_run(path: pathlib.Path, option: str = "") -> None:
@@ -70,7 +75,9 @@ def sync_folder(folder: pathlib.Path) -> None:
 def lock(
     folder: pathlib.Path, what: str = "run directory", *, shared: bool = False
 ) -> Iterator[None]:
-    """Holds a folder against other processes; the lock goes with the process, however it ends.
+    """Holds a folder against other processes, of other machines too where the file system can.
+
+    The lock goes with the process, however it ends.
 
     Args:
       folder: that is there.
@@ -78,25 +85,44 @@ def lock(
       shared: with others that hold it so too.
 
     Raises:
-      ConfigError: another process holds it.
+      ConfigError: another process holds it, `InUseError`, or it cannot be opened.
     """
     if fcntl is None:
         yield
         return
+    path = folder / LOCK
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = _locked(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    except BlockingIOError:
+        raise InUseError(f"{what} {folder} is in use by another process") from None
     except OSError as error:
         raise ConfigError(f"cannot open {folder}: {error.strerror}") from None
     try:
-        try:
-            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{what} {folder} is in use by another process") from None
-        except OSError:  # a file system without locks, or NFS, which refuses those of a folder
-            pass
         yield
     finally:
+        if not shared:  # else others may hold it still
+            with contextlib.suppress(OSError):
+                path.unlink()
+        os.close(descriptor)
+
+
+def _locked(path: pathlib.Path, kind: int) -> int:
+    """The descriptor of a file that is locked, and still is the one of that name. Raises OSError.
+
+    For writing: NFS refuses else. A folder it would lock for this machine alone.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise
+        except OSError:  # a file system without locks
+            return descriptor
+        with contextlib.suppress(FileNotFoundError):  # deleted by who held it, before we did
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
         os.close(descriptor)
 
 

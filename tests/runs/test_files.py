@@ -159,6 +159,22 @@ def test_a_folder_is_held_against_a_second_holder_until_the_first_has_gone(tmp_p
         pass
     with lock(tmp_path):
         pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_whose_file_was_deleted_meanwhile_is_none(tmp_path, monkeypatch):
+    """Who held it deletes it: a second one may have opened what a third one does not find."""
+    flock = files.fcntl.flock
+    deletions = [(tmp_path / files.LOCK).unlink]
+
+    def locks(*arguments):
+        while deletions:
+            deletions.pop()()
+        flock(*arguments)
+
+    monkeypatch.setattr(files.fcntl, "flock", locks)
+    with lock(tmp_path), pytest.raises(ConfigError, match="in use"), lock(tmp_path):
+        pass
 
 
 HOLDS = """
@@ -182,14 +198,21 @@ def test_the_lock_goes_with_a_killed_process(tmp_path):
 
 
 def test_a_file_system_without_locks_is_not_taken_for_another_process(tmp_path, monkeypatch):
-    """NFS refuses to lock what is open for reading only."""
-
     def cannot(*_):
         raise OSError(errno.EBADF, "Bad file descriptor")
 
     monkeypatch.setattr(files.fcntl, "flock", cannot)
     with lock(tmp_path):
         pass
+
+
+def test_what_is_locked_is_a_file_that_is_open_for_writing(tmp_path, monkeypatch):
+    """Of a folder NFS would lock it for one machine alone, and refuses what is open for reading."""
+    locked = []
+    monkeypatch.setattr(files.fcntl, "flock", lambda descriptor, _: locked.append(descriptor))
+    with lock(tmp_path):
+        assert os.path.samestat(os.fstat(locked[0]), (tmp_path / files.LOCK).stat())
+        assert os.write(locked[0], b"") == 0
 
 
 def test_a_folder_that_is_not_there_is_named():

@@ -17,7 +17,6 @@ import socket
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from jdqn.config import ConfigError
 from jdqn.runs import files
 from jdqn.runs.store import Store
 
@@ -109,13 +108,13 @@ class Folder:
         return int(names[-1]) if names else None
 
     def is_in_use(self) -> bool:
-        """Whether a process holds the run."""
+        """Whether a process holds the run. Raises ConfigError where that cannot be said."""
         if not self.run.is_dir():
             return False
         try:
             with files.lock(self.run):
                 return False
-        except ConfigError:
+        except files.InUseError:
             return True
 
     def clear(self) -> None:
