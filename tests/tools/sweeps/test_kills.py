@@ -83,9 +83,8 @@ def killed_and_ended(folder, begin, kill_worker=None, seed=0):
     sweep = begin()
     killed = []
     while len(killed) < NUM_KILLS:
-        time.sleep(rng.uniform(1, 30))
-        if sweep.poll() is not None:
-            break
+        time.sleep(rng.uniform(1, 15))
+        assert sweep.poll() is None, f"it has ended after {len(killed)} kills: too soon"
         killed.append(kill_at_random(rng, sweep, folder, kill_worker))
         if killed[-1] == "sweep":
             sweep = begin()
