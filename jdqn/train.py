@@ -59,7 +59,7 @@ def train(
       RunError: the run could not go on; what could be saved has been, and the sentence says so.
       Exception: what `on_log` or `on_evaluation` has raised.
     """
-    is_first = _join()
+    is_first = _join(config)
     quiet = quiet or not is_first
     if not quiet:
         _announce(config, run_dir if resumes else None)
@@ -79,13 +79,13 @@ def train(
     )
 
 
-def _join() -> bool:
+def _join(config: Config) -> bool:
     """Joins the processes that the environment names, if any; whether this one is the first."""
     if "JAX_COORDINATOR_ADDRESS" not in os.environ and "jax" not in sys.modules:
         return True
     from jdqn.runs import processes
 
-    processes.join()
+    processes.join(config)
     return processes.is_first()
 
 

@@ -7,6 +7,7 @@ process nothing here asks anybody.
 
 import collections
 import contextlib
+import functools
 import os
 import pathlib
 import re
@@ -18,13 +19,14 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-from jdqn.config import Config, ConfigError, RunError, shown, to_toml
+from jdqn.config import Config, ConfigError, RunError, shown, to_toml, with_overrides
 from jdqn.config.wording import one_line
 from jdqn.runs import stopping
 
 ADDRESS = "JAX_COORDINATOR_ADDRESS"
 # jax knows both on a TPU pod, under SLURM and the like.
 NUMBERS = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+ALONE = f"to train in one process: unset {ADDRESS}"
 JOIN_SECONDS = 300  # that one waits for the others
 # A process that is gone is missed after these; jax then ends the others.
 HEARTBEAT_SECONDS = 60
@@ -35,32 +37,69 @@ AGREES_TICKS = 64  # between two times that they ask each other whether to stop
 OF_XLA = re.compile(r"[A-Z]+(_[A-Z]+)*: ")
 
 
-def join() -> None:
+def join(config: Config) -> None:
     """Joins the processes that the environment names, where it names any.
 
     Raises:
-      ConfigError: a variable is no number, they cannot be joined, or do not have as many devices.
+      ConfigError: a variable is not what it must be, the configuration is none of so many
+        processes, they cannot be joined, or do not have as many devices.
+      KeyboardInterrupt: while it waits.
     """
     address = os.environ.get(ADDRESS)
     if address is None or jax.distributed.is_initialized():
         return
+    _check_address(address)
     num_processes, process_id = map(_number, NUMBERS)
-    _say(f"waiting at most {JOIN_SECONDS} s for all processes, at {ADDRESS} = {address}")
+    _check_config(config, num_processes or 1)
+    waiting = f"waiting at most {JOIN_SECONDS} s for all processes, at {ADDRESS} = {address}"
+    is_numbered = None not in (num_processes, process_id)
+    who = f"process {process_id} of {num_processes}: " if is_numbered else ""
+    _say(f"{who}{waiting}; {ALONE}")
     jax.config.update("jax_enable_preemption_service", False)  # hears SIGTERM in our place
+    initialize = functools.partial(
+        jax.distributed.initialize,
+        num_processes=num_processes,
+        process_id=process_id,
+        initialization_timeout=JOIN_SECONDS,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+    )
     try:
-        jax.distributed.initialize(
-            num_processes=num_processes,
-            process_id=process_id,
-            initialization_timeout=JOIN_SECONDS,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-        )
+        stopping.in_thread(None, initialize)  # so that Ctrl-C is heard
     except (ValueError, TypeError, RuntimeError) as error:
         names = ", ".join(f"{name} = {os.environ.get(name, 'not set')}" for name in NUMBERS)
-        raise ConfigError(f"{ADDRESS} = {address}, {names}: {_one_line(error)}") from None
+        said = _one_line(error).rstrip(".")
+        raise ConfigError(f"{ADDRESS} = {address}, {names}: {said}; {ALONE}") from None
     _check_devices()
     with watched():
         numbers(0)  # the first time gloo waits for half a minute only: now all are here
+
+
+def _check_address(address: str) -> None:
+    """Raises ConfigError where jax would fail, or wait for a port that cannot be."""
+    found = re.fullmatch(r"[^/\s]+:([0-9]{1,5})", address)
+    if not found or not 0 < int(found[1]) < 2**16:
+        raise ConfigError(
+            f"{ADDRESS} = {shown(address)}: must be a host and its port, such as localhost:12345; "
+            f"{ALONE}"
+        )
+
+
+def _check_config(config: Config, num_processes: int) -> None:
+    """Raises ConfigError, before others are waited for, for what cannot be with so many.
+
+    Devices are a multiple of the processes; what does not fit so few, does not fit more.
+    """
+    asked = config.train.num_devices
+    if num_processes == 1:
+        return
+    if asked == "all":
+        with_overrides(config, train__num_devices=num_processes)
+    elif int(asked) % num_processes:
+        raise ConfigError(
+            f"train.num_devices = {asked}: must be all, or a multiple of {NUMBERS[0]} = "
+            f"{num_processes}; {ALONE}"
+        )
 
 
 def _check_devices() -> None:

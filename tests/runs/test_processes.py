@@ -1,6 +1,8 @@
 """What several processes agree on; `tests/loops/test_several_processes.py` has two real ones."""
 
 import os
+import signal
+import threading
 import types
 
 import jax
@@ -13,7 +15,7 @@ from jdqn.runs import processes, stopping
 
 def test_a_single_process_asks_nobody(monkeypatch):
     monkeypatch.delenv(processes.ADDRESS, raising=False)
-    processes.join()
+    processes.join(tiny())
     assert not jax.distributed.is_initialized()
     assert (processes.count(), processes.is_first()) == (1, True)
     assert processes.numbers(-7) == [-7]
@@ -39,7 +41,39 @@ def test_variables_that_are_no_numbers_are_refused(monkeypatch, name):
     monkeypatch.setenv(processes.ADDRESS, "localhost:1")
     monkeypatch.setenv(name, "two")
     with pytest.raises(ConfigError, match=f"{name} = 'two': must be a whole number"):
-        processes.join()
+        processes.join(tiny())
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost", "", ":12345", "localhost:", "localhost:0", "localhost:65536", "a b:1"]
+)
+def test_an_address_is_a_host_and_its_port(monkeypatch, address):
+    monkeypatch.setenv(processes.ADDRESS, address)
+    expected = (
+        f"^JAX_COORDINATOR_ADDRESS = '{address}': must be a host and its port, such as "
+        f"localhost:12345; {processes.ALONE}$"
+    )
+    with pytest.raises(ConfigError, match=expected):
+        processes.join(tiny())
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, "train.num_devices = 1: must be all, or a multiple of JAX_NUM_PROCESSES = 2; "),
+        ({"train__num_devices": 3}, "train.num_devices = 3: must be all, or a multiple of "),
+        ({"train__num_devices": "all"}, "train.num_devices = 2: must divide env.num_envs = 3"),
+    ],
+)
+def test_what_no_number_of_devices_makes_right_is_said_before_others_are_waited_for(
+    monkeypatch, capsys, fields, said
+):
+    monkeypatch.setenv(processes.ADDRESS, "[::1]:1")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    sizes = {"env__num_envs": 3, "replay__batch_size": 12, "train__update_period_steps": 1}
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        processes.join(tiny(**sizes, **fields))
+    assert capsys.readouterr() == ("", "")
 
 
 def test_what_jax_says_of_joining_is_one_sentence(monkeypatch, capsys):
@@ -54,19 +88,44 @@ def test_what_jax_says_of_joining_is_one_sentence(monkeypatch, capsys):
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
     monkeypatch.delenv("JAX_PROCESS_ID", raising=False)
     expected = (
-        r"JAX_COORDINATOR_ADDRESS = localhost:1, JAX_NUM_PROCESSES = 2, "
-        r"JAX_PROCESS_ID = not set: The process id must be defined\.$"
+        r"JAX_COORDINATOR_ADDRESS = localhost:1, JAX_NUM_PROCESSES = 2, JAX_PROCESS_ID = not set: "
+        r"The process id must be defined; to train in one process: unset JAX_COORDINATOR_ADDRESS$"
     )
     with pytest.raises(ConfigError, match=expected):
-        processes.join()
-    assert "waiting at most 300 s for all processes, at " in capsys.readouterr().err
+        processes.join(tiny(train__num_devices=2))
+    assert capsys.readouterr().err.startswith("waiting at most 300 s for all processes, at ")
+
+
+def test_who_waits_says_which_it_is_and_how_to_train_alone_and_hears_ctrl_c(monkeypatch, capsys):
+    release = threading.Event()
+    waiting = threading.Event()
+
+    def initialize(**_):
+        waiting.set()
+        release.wait(30)
+
+    def interrupt():
+        waiting.wait(30)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    for name, value in zip((processes.ADDRESS, *processes.NUMBERS), ("a:1", "2", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        processes.join(tiny(train__num_devices="all"))
+    release.set()
+    assert capsys.readouterr().err == (
+        "process 1 of 2: waiting at most 300 s for all processes, at JAX_COORDINATOR_ADDRESS = "
+        "a:1; to train in one process: unset JAX_COORDINATOR_ADDRESS\n"
+    )
 
 
 def test_processes_with_more_devices_than_others_are_refused(monkeypatch):
     def joined(*process_indices):
         devices = [types.SimpleNamespace(process_index=number) for number in process_indices]
         monkeypatch.setattr(jax, "devices", lambda: devices)
-        processes.join()
+        processes.join(tiny())
 
     monkeypatch.setattr(jax.distributed, "initialize", lambda **_: None)
     monkeypatch.setenv(processes.ADDRESS, "localhost:1")

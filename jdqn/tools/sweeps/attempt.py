@@ -23,6 +23,8 @@ COMMAND = (sys.executable, "-m", "jdqn.train")
 IN_USE = "is in use by another process"  # of `files.lock`, between our look and theirs
 # Negative: before there was anything to save.
 STOPPED_STATUSES = {sign for number in stopping.SIGNALS for sign in (128 + number, -number)}
+# That make one run of several processes: a trial is a run of its own.
+OF_SEVERAL = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 LOOK_SECONDS = 1.0  # between looks at what other processes have written
 
 
@@ -130,6 +132,8 @@ class Attempt:
     def _start(self, options: Sequence[str]) -> None:
         reader, self._pipe = os.pipe()
         environment = {**os.environ, **variables(self._place), stopping.PARENT_PIPE: str(reader)}
+        for name in OF_SEVERAL:
+            environment.pop(name, None)
         try:
             with self._folder.log.open("ab") as log:
                 self._process = subprocess.Popen(

@@ -8,7 +8,7 @@ import sys
 import pytest
 from sweeps_helpers import ended, make_plan, stand_in
 
-from jdqn.runs import files, stopping
+from jdqn.runs import files, processes, stopping
 from jdqn.tools.sweeps import attempt, folders
 from jdqn.tools.sweeps.attempt import Attempt, Job, Place, folder_of
 
@@ -70,6 +70,17 @@ def test_a_trial_that_ends_has_a_result(trial, folder, monkeypatch):
     # Another attempt finds it done.
     again = ended(begin(trial, folder).poll)
     assert (again.how, again.result) == (folders.DONE, folder.result())
+
+
+def test_a_trial_is_a_run_of_its_own_whatever_the_shell_has_exported(trial, folder, monkeypatch):
+    assert (processes.ADDRESS, *processes.NUMBERS) == attempt.OF_SEVERAL
+    for name in attempt.OF_SEVERAL:
+        monkeypatch.setenv(name, "1")
+    stand_in(monkeypatch)
+    ended(begin(trial, folder).poll)
+    variables = json.loads((folder.run / "variables.json").read_text())
+    assert not variables.keys() & set(attempt.OF_SEVERAL)
+    assert "STAND_IN" in variables
 
 
 def test_a_run_that_another_process_took_in_between_is_no_mistake(trial, folder, monkeypatch):
