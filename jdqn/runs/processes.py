@@ -60,12 +60,12 @@ def join(config: Config) -> None:
         jax.distributed.initialize,
         num_processes=num_processes,
         process_id=process_id,
-        initialization_timeout=JOIN_SECONDS,
+        initialization_timeout=JOIN_SECONDS + HEARTBEAT_SECONDS,  # when jax would abort
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         shutdown_timeout_seconds=SHUTDOWN_SECONDS,
     )
     try:
-        stopping.in_thread(None, initialize)  # so that Ctrl-C is heard
+        stopping.in_thread(Deadline(), initialize)  # so that Ctrl-C is heard
     except (ValueError, TypeError, RuntimeError) as error:
         names = ", ".join(f"{name} = {os.environ.get(name, 'not set')}" for name in NUMBERS)
         said = _one_line(error).rstrip(".")
@@ -73,6 +73,19 @@ def join(config: Config) -> None:
     _check_devices()
     with watched():
         numbers(0)  # the first time gloo waits for half a minute only: now all are here
+
+
+class Deadline(stopping.Stop):
+    """Until when others are waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ends_at = time.monotonic() + JOIN_SECONDS
+
+    def check(self) -> None:
+        """Raises RuntimeError where they have not come in time."""
+        if time.monotonic() > self._ends_at:
+            raise RuntimeError(f"not all processes came within {JOIN_SECONDS} s")
 
 
 def _check_address(address: str) -> None:

@@ -121,6 +121,17 @@ def test_who_waits_says_which_it_is_and_how_to_train_alone_and_hears_ctrl_c(monk
     )
 
 
+def test_others_are_not_waited_for_without_end(monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **_: release.wait(30))
+    monkeypatch.setattr(processes, "JOIN_SECONDS", 0)
+    monkeypatch.setenv(processes.ADDRESS, "a:1")
+    expected = f"= a:1, .*: not all processes came within 0 s; {processes.ALONE}$"
+    with pytest.raises(ConfigError, match=expected):
+        processes.join(tiny())
+    release.set()
+
+
 def test_processes_with_more_devices_than_others_are_refused(monkeypatch):
     def joined(*process_indices):
         devices = [types.SimpleNamespace(process_index=number) for number in process_indices]
