@@ -30,7 +30,8 @@ def resolved(config: Config) -> Config:
     if int(asked) > there:
         kind = jax.devices()[0].device_kind
         raise ConfigError(
-            f"train.num_devices = {asked}: must be at most {there}, as many as jax finds ({kind})"
+            f"train.num_devices = {asked}: must be at most {there}, as many as jax finds ({kind}); "
+            "--train.num_devices all takes these, also where a run goes on"
         )
     if jax.process_count() > 1 and asked != there:
         raise ConfigError(

@@ -9,7 +9,15 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from jdqn.config import Config, ConfigError, Parser, add_options, from_options, layers_of
+from jdqn.config import (
+    Config,
+    ConfigError,
+    Parser,
+    add_options,
+    from_options,
+    layers_of,
+    with_overrides,
+)
 from jdqn.config.wording import one_line
 from jdqn.runs import files, stopping
 
@@ -96,7 +104,9 @@ def _announce(config: Config, resumed: str | pathlib.Path | None) -> None:
     seeds = f"seed {last}" if fields.num_seeds == 1 else f"seeds {fields.seed} to {last}"
     start = f"going on with {resumed}: " if resumed else ""
     what = f"{start}{config.agent.name} on {config.env.name}, {seeds}, {fields.steps:,} steps"
-    lines = f"{one_line(what)}\n{one_line(layers_of(config))}\n"
+    # Which a run that was made longer has by itself, and says.
+    own = with_overrides(config, train__schedule_steps=0) if resumed else config
+    lines = f"{one_line(what)}\n{one_line(layers_of(own))}\n"
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):  # nobody reads, a full disk: the run will find out
             stream.write(lines)

@@ -39,7 +39,11 @@ def test_more_devices_than_there_are_are_refused():
         "replay__capacity": 100 * number,
     }
     config = tiny(train__num_devices=number, train__learning_starts_steps=10 * number, **sizes)
-    with pytest.raises(ConfigError, match=rf"num_devices = {number}: must be at most {there}, "):
+    expected = (
+        rf"num_devices = {number}: must be at most {there}, as many as jax finds \(.*\); --train"
+        r"\.num_devices all takes these, also where a run goes on$"
+    )
+    with pytest.raises(ConfigError, match=expected):
         devices.resolved(config)
 
 

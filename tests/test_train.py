@@ -77,6 +77,13 @@ def test_what_is_asked_for_is_said_first(capsys, changed, resumed, said):
     assert capsys.readouterr().out.startswith(said)
 
 
+@pytest.mark.parametrize("resumed", [None, "runs/a"])
+def test_the_length_of_schedules_that_a_longer_run_keeps_is_not_said_to_be_set(capsys, resumed):
+    config = load_config(env="CartPole-v1", overrides={"train.schedule_steps": 300})
+    door._announce(config, resumed)
+    assert ("train.schedule_steps" in capsys.readouterr().out) == (resumed is None)
+
+
 FIRST_LINE = """
 import sys
 from jdqn import train
