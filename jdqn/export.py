@@ -1,6 +1,7 @@
 """A trained agent as a folder to keep or to give away: `python -m jdqn.export RUN DIR`."""
 
 import argparse
+import shlex
 import sys
 
 from jdqn.config import ConfigError, Parser, parse_value, shown
@@ -49,6 +50,8 @@ def _run(arguments: argparse.Namespace) -> None:
     )
     for path in sorted(folder.iterdir()):
         sys.stdout.write(f"{path}  {path.stat().st_size:,} bytes\n")
+    for door in ("evaluate", "play"):
+        sys.stdout.write(f"  python -m jdqn.{door} {shlex.quote(str(folder))}\n")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ def test_the_command_writes_a_folder_that_evaluate_reads(run_dir, tmp_path, caps
     export.main([str(run_dir), str(folder), *asked])
     lines = capsys.readouterr().out.splitlines()
     names = ["README.md", "config.toml", "model.safetensors"]
-    assert [line.split("  ")[0] for line in lines] == [str(folder / name) for name in names]
+    assert [line.split("  ")[0] for line in lines[:3]] == [str(folder / name) for name in names]
+    assert lines[3:] == [f"  python -m jdqn.{door} {folder}" for door in ("evaluate", "play")]
     of_run = []
     for path in (run_dir, folder):
         evaluate.main([str(path), "--episodes", "3"])

@@ -32,7 +32,7 @@ def text(config: Config, about: About, interface: Interface, dtype: str, onnx: b
     name = f"{config.agent.name} on {config.env.name}"
     parts = [f"# {name}", _facts(config, about, dtype), "## Use", LOAD]
     if onnx:
-        parts.append(_of_onnx(interface, config.network.heads))
+        parts.append(_of_onnx(interface, config))
     parts += ["## Results", _results(config, about)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -48,6 +48,7 @@ def _facts(config: Config, about: About, dtype: str) -> str:
         "seed": str(about.seed),
         "run": f"`{about.run_id}`",
         "parameters": f"kept in {dtype}",
+        "layers": f"multiply in {config.network.compute_dtype}",
         "configuration": "`config.toml`",
     }
     rows = [f"| {fact} | {value} |" for fact, value in facts.items()]
@@ -68,7 +69,7 @@ def _protocol(config: Config) -> str:
     )
 
 
-def _of_onnx(interface: Interface, heads: int) -> str:
+def _of_onnx(interface: Interface, config: Config) -> str:
     stack = interface.spec.frame_stack
     sizes = ["B", *[str(stack)] * (stack > 1), *map(str, interface.shape)]
     frames = f", the last {stack} observations of an episode, the newest last" if stack > 1 else ""
@@ -77,8 +78,9 @@ def _of_onnx(interface: Interface, heads: int) -> str:
         shown = "`agent.frames(observation)` of a loaded agent makes it"
     return (
         f"`model.onnx` takes `observation` `[{', '.join(sizes)}]` ({interface.dtype}), as "
-        f"{shown}{frames}, and gives `q` `[B, {heads}, {interface.spec.num_actions}]` "
-        "of heads and actions, mean weights and priors included."
+        f"{shown}{frames}, and gives `q` `[B, {config.network.heads}, "
+        f"{interface.spec.num_actions}]` of heads and actions, mean weights and priors included. "
+        "It multiplies in float32."
     )
 
 

@@ -37,6 +37,7 @@ def test_it_says_what_the_agent_is_how_it_did_and_how_to_load_it():
         "| agent steps | 2,000 |",
         "| seed | 3 |",
         "| run | `abc` |",
+        "| layers | multiply in float32 |",
         "games of at most 27,000 agent steps |",
         'agent = jdqn.load("',
         "| 1,000 | vote | 20 | 10 | 0.26 | 17 | training evaluation |",
@@ -46,6 +47,7 @@ def test_it_says_what_the_agent_is_how_it_did_and_how_to_load_it():
         "`q` `[B, 3, 3]`",
     ]:
         assert words in written
+    assert "| layers | multiply in bfloat16 |" in text(tiny(network__compute_dtype="bfloat16"), [])
     assert "human" not in written
     assert not any(line.endswith(" ") for line in written.splitlines())
 
