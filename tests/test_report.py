@@ -139,3 +139,42 @@ def test_a_sweep_is_reported_as_a_whole(tmp_path):
     assert text.count("Best settings") == 2
     assert "<td>replay.n_step 3</td>" in text
     assert "Performance profile" in text
+
+
+def end(trial, status, sentence=""):
+    trial.write_result(trial.claim(), {"status": status, "sentence": sentence})
+
+
+def test_what_failed_is_left_out_of_a_sweeps_scores_and_what_was_pruned_is_marked(tmp_path, capsys):
+    """One run without an evaluation would else change the score of all others."""
+    trials = {}
+    for n_step, seed, level in (
+        (1, 0, 10.0),
+        (1, 1, 10.0),
+        (3, 0, 40.0),
+        (3, 1, 40.0),
+        (5, 0, 30.0),
+    ):
+        trials[n_step, seed] = trial = Folder(tmp_path / "sweep" / "trials" / f"{n_step}-{seed}")
+        failed = (n_step, seed) == (3, 1)
+        run = {"replay__n_step": n_step, "evaluates": not failed}
+        write_run(trial.run, seeds=(seed,), level=level, steps=500 if n_step == 5 else 1_000, **run)
+        status = "failed" if failed else "pruned" if n_step == 5 else "done"
+        end(trial, status, "the loss is not finite" * failed)
+    page = tmp_path / "page.html"
+    report.main([str(tmp_path / "sweep"), "--out", str(page)])
+    text = page.read_text(encoding="utf-8")
+    out = trials[3, 1].run
+    assert capsys.readouterr().err == f"note: left out: {out} has failed: the loss is not finite\n"
+    assert "CartPole-v1: trials that failed are left out: 1 of dqn, n_step 3." in text
+    assert "of each seed's last evaluation" in text
+    for words in ("1", "3 (1 failed)", "5 (pruned)"):
+        assert f"<td>dqn, n_step {words}</td>" in text
+    best = [f"<td>replay.n_step {words}</td>" for words in ("1", "3 (1 failed)", "5 (pruned)")]
+    assert sorted(best, key=text.index) == best
+    assert "At the end dqn, n_step 1 scored" in text
+
+
+def test_a_sweep_that_has_nothing_to_show_yet_is_no_folder_without_runs(refused, folder):
+    Folder(folder / "young" / "trials" / "a").claim()
+    refused("report", ["young", *OUT], ["RUN young: there is nothing to show yet", "1 not ended"])

@@ -49,7 +49,7 @@ def test_the_command_runs_all_says_what_failed_and_what_comes_next(tmp_path, cap
     said = capsys.readouterr().out
     assert said.startswith(f"3 trials; 1 at once (1 cores, 1 each), writing {folder}\n")
     assert "2 done, 1 refused, 0 running, 0 waiting\n" in said
-    assert "best: jdqn/Chain 12.00 by dqn, seed 2\n" in said
+    assert "best: jdqn/Chain 11.00 by dqn, mean of 2 seeds\n" in said
     assert "not done: error: seed is no seed (to try again, delete" in said
     assert said.endswith(f"  python -m jdqn.report '{folder}' --out report.html\n")
     (refused,) = folder.glob("trials/*-1-*/result.json")

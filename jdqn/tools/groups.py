@@ -2,7 +2,7 @@
 
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from jdqn.config import Config, ConfigError, load_config, shown
 from jdqn.config.wording import one_line
 from jdqn.runs import directory, files
 from jdqn.tools import curves, labels, logs
+from jdqn.tools.sweeps import ends, folders
 
 # Of Atari, what scores depend on.
 PROTOCOL = (
@@ -45,7 +46,8 @@ class Run(NamedTuple):
     path: pathlib.Path
     config: Config
     record: dict[str, Any]  # versions, see `config.RECORDS`
-    seeds: tuple[Seed, ...]
+    seeds: tuple[Seed, ...]  # none: a trial that failed, which is left out
+    status: str = ""  # how it ended, of a trial of a sweep
 
 
 class Group(NamedTuple):
@@ -53,11 +55,19 @@ class Group(NamedTuple):
 
     label: str
     runs: tuple[Run, ...]
+    num_failed: int = 0  # trials of a sweep that failed, and are left out
 
     @property
     def seeds(self) -> list[Seed]:
         """Of all runs."""
         return [seed for run in self.runs for seed in run.seeds]
+
+    @property
+    def flaw(self) -> str:
+        """What became of its trials that did not come to their end, in words; mostly nothing."""
+        words = [f"{self.num_failed} failed"] if self.num_failed else []
+        words += sorted({run.status for run in self.runs} & {folders.PRUNED, *ends.BAD})
+        return ", ".join(words)
 
     @property
     def steps(self) -> int:
@@ -70,6 +80,7 @@ class Environment(NamedTuple):
 
     title: str
     groups: tuple[Group, ...]
+    failed: Mapping[str, int] = {}  # trials that failed and are left out, by label
 
     @property
     def config(self) -> Config:
@@ -94,9 +105,17 @@ def read_groups(texts: Sequence[str]) -> list[Environment]:
                 found.append((given.label, run))
     environments = []
     for title, several in _by_environment(found).items():
-        of_label = _by_label(several)
-        groups = [Group(label, _distinct(label, title, runs)) for label, runs in of_label.items()]
-        environments.append(Environment(title, tuple(groups)))
+        groups = []
+        failed = {}
+        for label, runs in _by_label(several).items():
+            to_show = [run for run in runs if run.seeds]
+            num_failed = len(runs) - len(to_show)
+            if num_failed:
+                failed[label] = num_failed
+            if to_show:
+                groups.append(Group(label, _distinct(label, title, to_show), num_failed))
+        if groups:
+            environments.append(Environment(title, tuple(groups), failed))
     return environments
 
 
@@ -108,11 +127,18 @@ def _read(path: pathlib.Path) -> list[Run]:
         return [read_run(path)]
     runs = []
     for inside in labels.runs_in(path):
+        result = ends.of_run(inside)
         try:
-            runs.append(read_run(inside))
+            if result.get("status") in ends.BAD:
+                _say(f"note: left out: {inside} has {result['status']}: {result['sentence']}")
+                runs.append(Run(inside, load_config(file=inside / "config.toml"), {}, ()))
+            else:
+                runs.append(read_run(inside))
         except ConfigError as error:
             _say(f"warning: left out: {error}")
-    if not runs:
+    if not any(run.seeds for run in runs):
+        if told := folders.notes([str(path)]):
+            raise ConfigError(f"RUN {path}: there is nothing to show yet. {told[0]}")
         files.check_is_run(path, "RUN")
     return runs
 
@@ -148,7 +174,8 @@ def read_run(path: pathlib.Path) -> Run:
         )
         for name, rows in episodes.items()
     ]
-    return Run(path, config, directory.read_record(path), tuple(seeds))
+    status = ends.of_run(path).get("status", "")
+    return Run(path, config, directory.read_record(path), tuple(seeds), status)
 
 
 def _evaluations(table: pathlib.Path) -> dict[str, dict[str, np.ndarray]]:

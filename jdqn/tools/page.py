@@ -108,6 +108,9 @@ def _notes(environments: Sequence[Environment]) -> list[str]:
     """What a reader could overlook."""
     notes = []
     for env in environments:
+        failed = ", ".join(f"{count} of {label}" for label, count in env.failed.items())
+        if failed:
+            notes.append(f"{env.title}: trials that failed are left out: {failed}.")
         steps = {group.label: group.steps for group in env.groups}
         if min(steps.values()) < curves.ABOUT_EQUAL * max(steps.values()):
             told = ", ".join(f"{label} {count:,}" for label, count in steps.items())
@@ -247,7 +250,7 @@ def _row(group: Group, final: Final) -> dict[str, str]:
     mean, low, high = scoring.interval(scores)
     seconds = max(float(seed.metrics["seconds"][-1, 1]) for seed in group.seeds)
     row = {
-        "agent": group.label,
+        "agent": tables.with_flaw(group.label, group.flaw),
         "seeds": str(len(scores)),
         "agent steps": f"{group.steps:,}",
         "mean": charts.figure(mean),

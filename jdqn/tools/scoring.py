@@ -24,6 +24,7 @@ class Final(NamedTuple):
     scores: dict[str, np.ndarray]  # [seeds] by label
     threshold: float | None  # from which a seed counts as having solved it
     human: dict[str, np.ndarray] | None  # human-normalised, of Atari's full games
+    ranked: list[str]  # labels by their means, the best first; those with a flaw after the others
 
 
 class Estimate(NamedTuple):
@@ -92,7 +93,19 @@ def final(environment: Environment, threshold: float | None) -> Final:
             label: np.array([human_normalised(environment.config, float(s)) for s in values], float)
             for label, values in scores.items()
         }
-    return Final("evaluation" if is_evaluated else "training", scores, threshold, human)
+    source = "evaluation" if is_evaluated else "training"
+    return Final(source, scores, threshold, human, _ranked(environment, scores))
+
+
+def _ranked(environment: Environment, scores: Mapping[str, np.ndarray]) -> list[str]:
+    """Labels, the best first: after the others what failed with a seed, or was given up early."""
+    means = {label: float(np.mean(values)) for label, values in scores.items()}
+
+    def key(group: Group) -> tuple[bool, float]:
+        mean = means[group.label]
+        return bool(group.flaw), -mean if math.isfinite(mean) else math.inf
+
+    return [group.label for group in sorted(environment.groups, key=key)]
 
 
 def _evaluated(group: Group) -> np.ndarray | None:

@@ -34,7 +34,7 @@ def headline(
 
 def _of_one(final: Final) -> str:
     """How it went on one environment."""
-    ranked = sorted(final.scores, key=lambda label: -float(final.scores[label].mean()))
+    ranked = final.ranked
     when = "in test games" if final.source == "evaluation" else "in the last training games"
     best = ranked[0]
     texts = [f"At the end {best} scored {_score(final.scores[best])} {when}"]
@@ -69,7 +69,7 @@ def _of_each(environments: Sequence[Environment], finals: Sequence[Final]) -> st
     """Who was ahead on each of several environments, the first of them."""
     texts = []
     for environment, final in zip(environments[:MOST_NAMES], finals, strict=False):
-        best = max(final.scores, key=lambda label: float(final.scores[label].mean()))
+        best = final.ranked[0]
         ahead = " was ahead" if len(final.scores) > 1 else ""
         texts.append(
             f"on {environment.title} {best}{ahead} with {figure(float(final.scores[best].mean()))}"

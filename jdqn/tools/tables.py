@@ -1,14 +1,12 @@
 """Tables of a report over many runs: games × agents, and the best settings of each agent."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from jdqn.tools import charts, scoring
 from jdqn.tools.groups import Environment, Group, differing, value_of
 from jdqn.tools.scoring import Final
+from jdqn.tools.sweeps import folders
 
 MOST_AGENTS = 12  # columns that a page has room for
 MOST_SETTINGS = 5
@@ -29,9 +27,13 @@ def games_by_agents(
     rows = []
     for env, final in zip(environments, finals, strict=True):
         means = {label: float(scores.mean()) for label, scores in final.scores.items()}
-        best = max(means.values())
+        flaws = {group.label: group.flaw for group in env.groups}
+        first = final.ranked[0]
         cells = [
-            (charts.told(*scoring.interval(final.scores[label])), means[label] == best)
+            (
+                with_flaw(charts.told(*scoring.interval(final.scores[label])), flaws[label]),
+                means[label] == means[first] and flaws[label] == flaws[first],
+            )
             if label in means
             else ("–", False)
             for label in labels
@@ -43,11 +45,12 @@ def games_by_agents(
 def best_settings(env: Environment, final: Final) -> list[dict[str, str]]:
     """The best settings of each agent that has several on an environment, a row each.
 
-    Those that were trained for less than the longest, for instance because a search gave them up,
-    come after those that were not.
+    Those that were trained for less than the longest, unless a sweep says that they are done, come
+    after those that were not; see `Final.ranked`.
     """
     by_agent: dict[str, list[Group]] = {}
-    for group in env.groups:
+    by_label = {group.label: group for group in env.groups}
+    for group in (by_label[label] for label in final.ranked):
         by_agent.setdefault(group.runs[0].config.agent.name, []).append(group)
     rows = []
     for agent, groups in by_agent.items():
@@ -55,17 +58,14 @@ def best_settings(env: Environment, final: Final) -> list[dict[str, str]]:
             continue
         names = differing(group.runs[0] for group in groups)
         longest = max(group.steps for group in groups)
-        ranked = sorted(
-            groups,
-            key=lambda group: (group.steps < longest, -_mean(final, group)),
-        )
+        ranked = sorted(groups, key=lambda group: group.steps < longest and not _is_done(group))
         for group in ranked[:MOST_SETTINGS]:
             scores = final.scores[group.label]
             settings = [f"{name} {value_of(group.runs[0], name)}" for name in names]
             rows.append(
                 {
                     "agent": agent,
-                    "settings": ", ".join(settings),
+                    "settings": with_flaw(", ".join(settings), group.flaw),
                     "seeds": str(len(scores)),
                     "agent steps": f"{group.steps:,}",
                     "score": charts.told(*scoring.interval(scores)),
@@ -74,6 +74,11 @@ def best_settings(env: Environment, final: Final) -> list[dict[str, str]]:
     return rows
 
 
-def _mean(final: Final, group: Group) -> float:
-    mean = float(np.mean(final.scores[group.label]))
-    return mean if math.isfinite(mean) else -math.inf
+def with_flaw(text: str, flaw: str) -> str:
+    """A text of a table, and behind it what became of trials that did not come to their end."""
+    return f"{text} ({flaw})" if flaw else text
+
+
+def _is_done(group: Group) -> bool:
+    """Whether a sweep has trained all to their end, or to their goal."""
+    return all(run.status == folders.DONE for run in group.runs)

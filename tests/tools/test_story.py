@@ -44,7 +44,8 @@ def test_of_agents_who_is_ahead_and_whether_chance_explains_it(tmp_path):
 )
 def test_what_is_said_of_a_difference(a, b, words):
     scores = {"a": np.array(a), "b": np.array(b)}
-    assert words in story._difference(scoring.Final("training", scores, None, None), "a", "b")
+    final = scoring.Final("training", scores, None, None, ["a", "b"])
+    assert words in story._difference(final, "a", "b")
 
 
 def test_of_several_atari_games_the_interquartile_mean(tmp_path):

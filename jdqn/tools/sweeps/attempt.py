@@ -246,6 +246,7 @@ def result_of(trial: Trial, folder: Folder, status: str, sentence: str = "") -> 
         "settings": trial.settings,
         "steps": standing.steps,
         "score": score,
+        "training": standing.training,
         "score_of": "evaluation" if evaluations else "training",
         "sentence": sentence,
     }

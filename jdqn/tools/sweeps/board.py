@@ -1,5 +1,6 @@
 """What a sweep shows: a table that stays on a terminal, lines in a pipe."""
 
+import math
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ import rich.text
 from jdqn.config.wording import one_line
 from jdqn.runs import stopping
 from jdqn.runs.progress import Console, bar
-from jdqn.tools.sweeps import folders
+from jdqn.tools.sweeps import ends, folders
 from jdqn.tools.sweeps.attempt import Job, Outcome, folder_of
 from jdqn.tools.sweeps.plan import Trial, in_words
 
@@ -158,17 +159,38 @@ def table(
 
 
 def best_of(results: Results) -> list[str]:
-    """Of each game the trial with the highest score, in words."""
-    best: dict[str, Mapping[str, Any]] = {}
+    """Of each game the setting with the highest score, the mean over its seeds, in words.
+
+    As in a report, one with a trial that failed comes after those without. What is compared has as
+    many seeds done as any, and an evaluation each, or else the last training games.
+    """
+    by_game: dict[str, dict[tuple[str, ...], list[Mapping[str, Any]]]] = {}
     for result in results.values():
-        score = result["score"]
-        before = best.get(result["game"])
-        if score is not None and (before is None or score > before["score"]):
-            best[result["game"]] = result
-    return [
-        f"{game} {r['score']:.2f} by {r['agent']}, seed {r['seed']}{in_words(r['settings'])}"
-        for game, r in best.items()
-    ]
+        settings = by_game.setdefault(result["game"], {})
+        settings.setdefault(ends.setting_of(result), []).append(result)
+    found = []
+    for game, settings in by_game.items():
+        groups = list(settings.values())
+        is_whole = [all(trial["status"] == folders.DONE for trial in group) for group in groups]
+        if any(is_whole):
+            groups = [group for group, whole in zip(groups, is_whole, strict=True) if whole]
+        done = [[t for t in group if t["status"] == folders.DONE] for group in groups]
+        most = max(map(len, done))
+        rivals = [trials for trials in done if trials and len(trials) == most]
+        is_evaluated = all(t["score_of"] == "evaluation" for trials in rivals for t in trials)
+        kind = "score" if is_evaluated else "training"
+        scored = [(_mean([trial.get(kind) for trial in trials]), trials) for trials in rivals]
+        mean, best = max(scored, key=lambda pair: pair[0], default=(-math.inf, []))
+        if mean > -math.inf:
+            seeds = f", mean of {most} seeds" * (most > 1)
+            values = in_words(best[0]["settings"])
+            found.append(f"{game} {mean:.2f} by {best[0]['agent']}{values}{seeds}")
+    return found
+
+
+def _mean(scores: Sequence[float | None]) -> float:
+    """Of scores; where one is missing the worst there is."""
+    return sum(-math.inf if score is None else score for score in scores) / len(scores)
 
 
 def _number(value: float | None) -> str:

@@ -74,7 +74,7 @@ class Grid:
         return [Job(trial) for trial in self.trials if trial.name not in results]
 
     def best(self, results: Results) -> list[str]:
-        """The best trial of each game."""
+        """The best setting of each game."""
         return best_of(results)
 
 

@@ -57,6 +57,7 @@ def test_a_trial_that_ends_has_a_result(trial, folder, monkeypatch):
         "settings": {},
         "steps": 100,
         "score": 10.0,
+        "training": 5.0,
         "score_of": "evaluation",
         "sentence": "",
     }

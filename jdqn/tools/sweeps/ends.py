@@ -1,0 +1,23 @@
+"""How trials have ended, as a report and a board have to know it."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from jdqn.tools.sweeps import folders
+from jdqn.tools.sweeps.folders import Folder, Record
+
+BAD = (folders.FAILED, folders.REFUSED)
+
+
+def of_run(run: pathlib.Path) -> Record:
+    """The result of the trial whose run directory this is; empty: of no sweep, or not ended."""
+    trial = run.absolute().parent
+    is_one = run.absolute().name == "run" and trial.parent.name == "trials"
+    return (Folder(trial).result() or {}) if is_one else {}
+
+
+def setting_of(result: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What trials have in common that are seeds of one setting."""
+    return result["game"], result["agent"], json.dumps(result["settings"], sort_keys=True)
