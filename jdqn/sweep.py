@@ -79,6 +79,7 @@ def _run(arguments: argparse.Namespace) -> int:
         OPTIONS[k][0]: _option(k, v) for k, v in vars(arguments).items() if k in OPTIONS and v
     }
     checked = plan.read(_file(arguments.file), options, fields_of(arguments))
+    plan.check_games(checked)
     if os.name != "posix":
         raise ConfigError("a sweep needs Linux or macOS: its trials hear it through a pipe")
     if arguments.dry_run:
@@ -181,19 +182,18 @@ def _status(plan: "Plan", results: dict[str, Any], stop: stopping.Stop, board: A
     """Says what may be done next; the exit status."""
     import shlex
 
-    from jdqn.tools.sweeps import loop
+    from jdqn.tools.sweeps import ends, folders
 
     if stop:
         board.say(f"stopped by {stopping.name_of(stop.reason)}; the same command goes on")
         return 128 + stop.reason
-    bad = [name for name, result in results.items() if not loop.is_good(result)]
+    bad = [name for name, result in results.items() if result["status"] in ends.BAD]
     for name in bad[:5]:
-        board.say(
-            f"not done: {results[name]['sentence']} (to try again, delete "
-            f"{plan.directory / 'trials' / name / 'result.json'})"
-        )
-    directory = shlex.quote(str(plan.directory))
-    board.say(f"  python -m jdqn.report {directory} --out report.html")
+        trial = folders.Folder(plan.directory / "trials" / name)
+        board.say(f"not done: {results[name]['sentence']}{ends.advice(trial, results[name])}")
+    if len(bad) < len(results):
+        directory = shlex.quote(str(plan.directory))
+        board.say(f"  python -m jdqn.report {directory} --out report.html")
     return 1 if bad else 0
 
 

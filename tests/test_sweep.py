@@ -50,7 +50,7 @@ def test_the_command_runs_all_says_what_failed_and_what_comes_next(tmp_path, cap
     assert said.startswith(f"3 trials; 1 at once (1 cores, 1 each), writing {folder}\n")
     assert "2 done, 1 refused, 0 running, 0 waiting\n" in said
     assert "best: jdqn/Chain 11.00 by dqn, mean of 2 seeds\n" in said
-    assert "not done: error: seed is no seed (to try again, delete" in said
+    assert "not done: error: seed is no seed\n" in said  # to try again would change nothing
     assert said.endswith(f"  python -m jdqn.report '{folder}' --out report.html\n")
     (refused,) = folder.glob("trials/*-1-*/result.json")
     refused.unlink()
@@ -59,6 +59,16 @@ def test_the_command_runs_all_says_what_failed_and_what_comes_next(tmp_path, cap
     said = capsys.readouterr().out
     assert said.startswith("3 trials, 2 trials have ended before; ")
     assert "3 done, 0 running" in said
+
+
+def test_where_nothing_was_trained_no_report_is_proposed(tmp_path, capsys, monkeypatch):
+    stand_in(monkeypatch, s0="crashes at once")
+    argv = ["--games", "jdqn/Chain", "--dir", str(tmp_path / "s"), "--max-retries", "0"]
+    with pytest.raises(SystemExit):
+        sweep.main(argv)
+    said = capsys.readouterr().out
+    (result,) = tmp_path.glob("s/trials/*/result.json")
+    assert said.endswith(f"not done: a traceback (to try again, delete {result})\n")
 
 
 def test_one_trial_by_its_number(tmp_path, capsys, monkeypatch):
@@ -109,6 +119,14 @@ REFUSED = {
     "seeds": (["good.toml", "--seeds", "many"], ["sweep.seeds = 'many'"]),
     "at once": (["good.toml", "--at-once", "-1"], ["resources.at_once = -1"]),
     "a field": (["good.toml", "--replay.n_step", "0"], ["replay.n_step = 0"]),
+    "a game": (
+        ["--games", "gymnax/CartPol-v1", "--dry-run"],
+        ['unknown environment "gymnax/CartPol-v1"', '"gymnax/CartPole-v1"'],
+    ),
+    "a game by its settings": (
+        ["--games", "jdqn/Chain", "--env.size", "2"],
+        ["env.size = 2", "at least 3"],
+    ),
     "index": (["good.toml", "--index", "2"], ["--index 2", "from 0 to 1"]),
     "index of words": (["good.toml", "--index", "one"], ["--index 'one'"]),
     "index of a search": (["search.toml", "--index", "1"], ["--index 1", "search"]),

@@ -13,6 +13,7 @@ import numpy as np
 
 from jdqn.config import Config, ConfigError, shown, suggest
 from jdqn.config.schema import Env
+from jdqn.envs import jax_names
 from jdqn.envs.guard import EnvError
 from jdqn.envs.jax_names import is_native
 from jdqn.envs.jax_native import HostEnv, JaxEnv, env_key, world_key
@@ -22,6 +23,7 @@ from jdqn.records import EnvSpec, Timestep
 __all__ = [
     "EnvError",
     "VectorEnv",
+    "check_name",
     "env_key",
     "is_native",
     "make_env",
@@ -92,13 +94,35 @@ def make_env(config: Config, *, num_envs: int | None = None, seed: int | None = 
         return HostEnv(config.env, num_envs=num_envs, seed=seed, run_seed=config.train.seed)
     from jdqn.envs import atari, gym
 
-    if (registered := gym.find(name)) is not None:
+    if (registered := _registered(config.env)) is not None:
         return gym.make(registered, config.env, num_envs=num_envs, seed=seed)
-    _refuse_gymnasiums(config.env)
-    games = atari.games(config.env)
-    if name in games:
-        return atari.make(config.env, num_envs=num_envs, seed=seed)
-    raise ConfigError(_unknown(name, [*games, *gym.known()], config.env.backend))
+    return atari.make(config.env, num_envs=num_envs, seed=seed)
+
+
+def check_name(fields: Env) -> None:
+    """Refuses what `make_env` would not find, and makes no environment but one in JAX.
+
+    Raises:
+      ConfigError: an unknown name, or a package that is missing.
+    """
+    if is_native(fields.name):
+        _refuse_gymnasiums(fields)
+        jax_names.find(fields)
+    else:
+        _registered(fields)
+
+
+def _registered(fields: Env) -> Any:
+    """What Gymnasium knows by a name; None: it is a game of Atari's. Raises ConfigError."""
+    from jdqn.envs import atari, gym
+
+    if (registered := gym.find(fields.name)) is not None:
+        return registered
+    _refuse_gymnasiums(fields)
+    games = atari.games(fields)
+    if fields.name not in games:
+        raise ConfigError(_unknown(fields.name, [*games, *gym.known()], fields.backend))
+    return None
 
 
 def make_native_env(config: Config, *, num_envs: int) -> JaxEnv:

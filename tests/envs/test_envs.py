@@ -6,8 +6,8 @@ import pytest
 from envs_helpers import Picture, always, play, refusal, register
 from helpers import tiny
 
-from jdqn.config import shown
-from jdqn.envs import make_env, says_no_limit
+from jdqn.config import ConfigError, shown
+from jdqn.envs import check_name, make_env, says_no_limit
 
 
 @pytest.mark.parametrize("name", ["picture", "CartPole-v1", "Breakout", "ale"])
@@ -107,3 +107,23 @@ def test_every_environment_is_cut(name):
     np.testing.assert_array_equal(np.flatnonzero(steps.last[:, 0]), [7, 15])
     np.testing.assert_array_equal(np.flatnonzero(steps.first[:, 0]), [0, 8, 16])
     assert not steps.terminated.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("jdqn/Chian", 'unknown environment "jdqn/Chian"; did you mean "jdqn/Chain"?'),
+        ("gymnax/CartPol-v1", 'did you mean "gymnax/CartPole-v1"?'),
+        ("Breakot", 'did you mean "Breakout"?'),
+        ("jax:no_module:make", 'there is no module "no_module"'),
+    ],
+)
+def test_a_name_is_checked_before_anything_is_made(name, words):
+    with pytest.raises(ConfigError) as info:
+        check_name(tiny(name).env)
+    assert words in str(info.value)
+
+
+@pytest.mark.parametrize("name", ["jdqn/Chain", "gymnax/CartPole-v1", "CartPole-v1", "Pong"])
+def test_a_name_that_is_known_is_found(name):
+    check_name(tiny(name).env)

@@ -21,3 +21,17 @@ def of_run(run: pathlib.Path) -> Record:
 def setting_of(result: Mapping[str, Any]) -> tuple[str, str, str]:
     """What trials have in common that are seeds of one setting."""
     return result["game"], result["agent"], json.dumps(result["settings"], sort_keys=True)
+
+
+def told(result: Mapping[str, Any]) -> str:
+    """How a trial has ended, in words."""
+    score = "" if result["score"] is None else f", {result['score']:.2f} ({result['score_of']})"
+    why = f": {result['sentence']}" if result["sentence"] else ""
+    return f"{result['status']}{score}{why}"
+
+
+def advice(folder: Folder, result: Mapping[str, Any]) -> str:
+    """What may be said behind a trial's sentence: what is refused once is mended in the file."""
+    if result["status"] != folders.FAILED:
+        return ""
+    return f" (to try again, delete {folder.path / 'result.json'})"

@@ -5,14 +5,17 @@ import os
 import time
 
 from jdqn.runs import files, stopping
-from jdqn.tools.sweeps import attempt, folders, loop
+from jdqn.tools.sweeps import attempt, ends, folders, loop
 from jdqn.tools.sweeps.attempt import Attempt, Job, Place
 from jdqn.tools.sweeps.board import Board
 from jdqn.tools.sweeps.plan import Plan, Trial
 
 
 def run(plan: Plan, trial: Trial) -> int:
-    """Runs a trial to its end, on all that the task was given; returns the exit status.
+    """Runs a trial to its end, on all that the task was given.
+
+    Returns:
+      The exit status; 2 where trying again changes nothing, refused or failed for good.
 
     Raises:
       ConfigError: a sweep of another kind holds the directory.
@@ -29,6 +32,8 @@ def run(plan: Plan, trial: Trial) -> int:
         loop.writing(plan.directory),
     ):
         job = Job(trial)
+        if (result := folder.final_result()) is not None:
+            board.say(f"has ended before: {ends.told(result)}{ends.advice(folder, result)}")
         while (result := folder.final_result()) is None:
             one = Attempt(job, folder, place, plan.sweep.max_retries)
             board.began(job)
@@ -42,6 +47,4 @@ def run(plan: Plan, trial: Trial) -> int:
                 return 128 + stop.reason
             if outcome.how == folders.SUPERSEDED and folder.final_result() is None:
                 return 1  # another task has the trial now
-        if result["status"] == folders.REFUSED:
-            return stopping.REFUSED_STATUS
-        return 0 if loop.is_good(result) else 1
+        return stopping.REFUSED_STATUS if result["status"] in ends.BAD else 0

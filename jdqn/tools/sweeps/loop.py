@@ -4,12 +4,11 @@ import collections
 import contextlib
 import pathlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from jdqn.config import RunError
 from jdqn.runs import stopping
-from jdqn.tools.sweeps import folders
 from jdqn.tools.sweeps.attempt import Job, Outcome, folder_of
 from jdqn.tools.sweeps.board import Board, best_of
 from jdqn.tools.sweeps.plan import Plan
@@ -131,8 +130,3 @@ def drive(
             board.began(job)
         board.show(executor.running, len(waiting), results)
         time.sleep(POLL_SECONDS)
-
-
-def is_good(result: Mapping[str, Any]) -> bool:
-    """Whether a trial ended as it should."""
-    return result["status"] in (folders.DONE, folders.PRUNED)

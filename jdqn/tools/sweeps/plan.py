@@ -228,6 +228,22 @@ def _check(plan: Plan) -> None:
                 _check_halving(plan.search, config)
 
 
+def check_games(plan: Plan) -> None:
+    """Raises ConfigError where an environment has an unknown name, or needs what is missing."""
+    import jax
+
+    from jdqn import envs
+
+    jax.config.update("jax_platforms", "cpu")  # other devices are the trials'
+    found: dict[str, Settings] = {}
+    for settings in [*plan.points(), *corners(plan.ranges)]:
+        of_env = {name: value for name, value in settings.items() if name.startswith("env.")}
+        found.setdefault(repr(of_env), settings)
+    for game, agent in plan.pairs():
+        for settings in found.values():
+            envs.check_name(plan.config(game, agent, settings).env)
+
+
 def _check_lists(plan: Plan) -> None:
     lists: dict[str, Sequence[Any]] = {
         "games": plan.sweep.games,

@@ -21,18 +21,26 @@ def quick(monkeypatch):
 
 @pytest.mark.parametrize(
     ("asked", "status", "attempts"),
-    [("ends", 0, 1), ("crashes once", 0, 2), ("crashes at once", 1, 3), ("refuses", 2, 1)],
+    [("ends", 0, 1), ("crashes once", 0, 2), ("crashes at once", 2, 3), ("refuses", 2, 1)],
 )
-def test_a_task_runs_its_trial_to_an_end(tmp_path, monkeypatch, asked, status, attempts):
+def test_a_task_runs_its_trial_to_an_end(tmp_path, monkeypatch, capsys, asked, status, attempts):
     stand_in(monkeypatch, s1=asked)
     plan = make_plan(tmp_path, seeds=2)
     first, second = plan.trials()
     assert index.run(plan, second) == status
     assert folder_of(plan.directory, second).newest() == attempts
     assert folder_of(plan.directory, first).newest() == 0
-    # Once more it finds the result.
+    # Once more it finds the result, and says so: of what failed also what may be done.
+    assert "has ended before" not in capsys.readouterr().out
     assert index.run(plan, second) == status
     assert folder_of(plan.directory, second).newest() == attempts
+    again = f" (to try again, delete {folder_of(plan.directory, second).path / 'result.json'})"
+    said = {
+        "crashes at once": f"failed: a traceback{again}",
+        "refuses": "refused: error: seed is no seed",
+    }
+    ended = said.get(asked, "done, 11.00 (evaluation)")
+    assert capsys.readouterr().out == f"has ended before: {ended}\n"
 
 
 def test_what_a_search_has_pruned_is_trained_to_its_end(tmp_path, monkeypatch):

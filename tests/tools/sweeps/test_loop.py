@@ -34,7 +34,6 @@ def test_every_trial_ends_once_whatever_becomes_of_it(tmp_path, monkeypatch):
     results = drive(plan)
     statuses = {trial.seed: results[trial.name]["status"] for trial in plan.trials()}
     assert statuses == {0: "done", 1: "done", 2: "failed", 3: "refused", 4: "done"}
-    assert [loop.is_good(results[t.name]) for t in plan.trials()] == [1, 1, 0, 0, 1]
     attempts = [folder_of(plan.directory, trial).newest() for trial in plan.trials()]
     assert attempts == [1, 2, 3, 1, 1]
     # Nothing is left for another round.
