@@ -6,7 +6,6 @@ python -m jdqn.sweep minatar.toml
 import argparse
 import contextlib
 import os
-import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +18,14 @@ from jdqn.config import (
     fields_of,
     parse_value,
     shown,
+    suggest,
 )
 from jdqn.runs import stopping
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jdqn.tools.sweeps.attempt import Place
     from jdqn.tools.sweeps.plan import Plan, Trial
 
 # Options that stand for a field of the sweep file, and whether they are lists.
@@ -32,7 +35,7 @@ OPTIONS = {
     "seeds": ("sweep.seeds", "N", "how many seeds, from 0 on, or a list: 3,4,5 (default: 1)"),
     "dir": ("sweep.directory", "DIR", "where to write (default: runs/ and the file's name)"),
     "max_retries": ("sweep.max_retries", "N", "how often a crash is tried again (default: 2)"),
-    "at_once": ("resources.at_once", "N", "trials at a time at most (default: what fits)"),
+    "at_once": ("resources.at_once", "N", "trials at a time at most (default: 0, what fits)"),
 }
 LISTS = ("games", "agents")
 
@@ -55,7 +58,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     for name, (_, metavar, text) in OPTIONS.items():
         parser.add_argument("--" + name.replace("_", "-"), metavar=metavar, dest=name, help=text)
-    parser.add_argument("--dry-run", action="store_true", help="list the trials, start none")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="list the trials and where they are, start none"
+    )
     parser.add_argument(
         "--ray",
         metavar="ADDRESS",
@@ -82,10 +87,13 @@ def _run(arguments: argparse.Namespace) -> int:
     plan.check_games(checked)
     if os.name != "posix":
         raise ConfigError("a sweep needs Linux or macOS: its trials hear it through a pipe")
+    number = None if arguments.index is None else _number(checked, arguments.index)
+    if number is not None and arguments.ray is not None:
+        raise ConfigError(f"--index {number}: runs a trial in this process, and not with --ray")
     if arguments.dry_run:
-        return _list(checked)
-    if arguments.index is not None:
-        return _run_one(checked, arguments.index)
+        return _list(checked, number, here=arguments.ray is None)
+    if number is not None:
+        return _run_one(checked, number)
     return _run_all(checked, arguments.ray)
 
 
@@ -98,26 +106,55 @@ def _option(name: str, text: str) -> Any:
 
 def _file(name: str | None) -> str | None:
     """A sweep file: a path, or the name of one that ships."""
-    if name is None or pathlib.Path(name).exists():
+    if name is None or os.path.lexists(name):
         return name
-    shipped = config_dir() / "sweeps" / (name if name.endswith(".toml") else f"{name}.toml")
-    return str(shipped) if shipped.is_file() else name
+    shipped = {path.stem: path for path in sorted((config_dir() / "sweeps").glob("*.toml"))}
+    stem = name.removesuffix(".toml")
+    if stem not in shipped:
+        raise ConfigError(
+            f"FILE {name}: there is no such file, and jdqn ships {' and '.join(shipped)}"
+            f"{suggest(stem, shipped)}"
+        )
+    return str(shipped[stem])
 
 
-def _list(plan: "Plan") -> int:
-    """Prints the trials."""
-    from jdqn.tools.sweeps import board
+def _list(plan: "Plan", index: int | None, *, here: bool) -> int:
+    """Prints the trials, or one of them, and where each is; a sweep may be running meanwhile."""
+    from jdqn.tools.sweeps import attempt, board, ends, folders
 
     write = sys.stdout.write
     trials = _source(plan).trials
     for number, trial in enumerate(trials):
-        write(f"{number:5}  {board.told(trial)}, {trial.steps:,} steps\n")
+        if index in (None, number):
+            state = ends.state(attempt.folder_of(plan.directory, trial))
+            write(f"{number:5}  {board.told(trial)}, {trial.steps:,} steps{state}\n")
+    if index is not None:
+        return 0
     if plan.search:
         write(f"the first batch of {_size(plan)}, in {plan.directory}\n")
-        return 0
-    total = sum(trial.steps for trial in trials)
-    write(f"{len(trials)} trials, {total:,} agent steps in all, in {plan.directory}\n")
+    else:
+        total = sum(trial.steps for trial in trials)
+        write(f"{_size(plan)}, {total:,} agent steps in all, in {plan.directory}\n")
+    for sentence in [*folders.notes([str(plan.directory)]), *_others(plan, trials)]:
+        write(f"{sentence}\n")
+    if here:
+        try:
+            write(f"on this machine {_places(plan)[1]}\n")
+        except ConfigError as error:
+            write(f"not on this machine: {error}\n")
     return 0
+
+
+def _others(plan: "Plan", trials: "Sequence[Trial]") -> list[str]:
+    """What is said of trials in the directory that are not those of a grid."""
+    from jdqn.tools.sweeps import ends
+    from jdqn.tools.sweeps.plan import counted
+
+    # What a search has drawn after its first batch is not known here.
+    other = set() if plan.search else ends.names(plan.directory) - {trial.name for trial in trials}
+    if not other:
+        return []
+    return [f"{counted(len(other), 'trial')} there of other settings or seeds; a report shows all"]
 
 
 def _source(plan: "Plan") -> Any:
@@ -129,13 +166,23 @@ def _source(plan: "Plan") -> Any:
 
 def _size(plan: "Plan") -> str:
     """How much a sweep is."""
+    from jdqn.tools.sweeps.plan import counted
+
     pairs = len([*plan.pairs()])
     seeds = len(plan.seeds)
     if plan.search is None:
-        return f"{pairs * len(plan.points()) * seeds} trials"
+        return counted(pairs * len(plan.points()) * seeds, "trial")
     each = f" for each of {pairs} games and agents" if pairs > 1 else ""
     times = f" × {seeds} seeds" if seeds > 1 else ""
-    return f"{plan.search.settings} settings{times}{each}"
+    return f"{counted(plan.search.settings, 'setting')}{times}{each}"
+
+
+def _places(plan: "Plan") -> "tuple[list[Place], str]":
+    """Where trials run on this machine, and how many at once, in words."""
+    from jdqn.tools.sweeps import local
+
+    found, why = local.places(local.this_machine(), plan.resources, plan.memory_bytes())
+    return found, f"{len(found)} at once ({why})"
 
 
 def _executor(plan: "Plan", ray: str | None) -> tuple[Any, str]:
@@ -145,8 +192,8 @@ def _executor(plan: "Plan", ray: str | None) -> tuple[Any, str]:
     if ray is not None:
         cluster = on_ray.OnRay(plan, ray)
         return cluster, f"{cluster.num_places()} at once ({cluster.words()})"
-    places, why = local.places(local.this_machine(), plan.resources, plan.memory_bytes())
-    return local.Local(plan, plan.directory, places), f"{len(places)} at once ({why})"
+    places, words = _places(plan)
+    return local.Local(plan, plan.directory, places), words
 
 
 def _run_all(plan: "Plan", ray: str | None) -> int:
@@ -154,6 +201,7 @@ def _run_all(plan: "Plan", ray: str | None) -> int:
     from jdqn.runs import files
     from jdqn.tools.sweeps import loop
     from jdqn.tools.sweeps.board import Board, summary
+    from jdqn.tools.sweeps.plan import counted
 
     source = _source(plan)
     with contextlib.ExitStack() as stack:
@@ -164,10 +212,12 @@ def _run_all(plan: "Plan", ray: str | None) -> int:
         stop = stack.enter_context(stopping.signals())
         results: dict[str, dict[str, Any]] = {}
         source.jobs(results)  # reads those that are there
-        before = f", {len(results)} trials have ended before" if results else ""
+        before = f", {counted(len(results), 'trial')} ended before" if results else ""
         board = Board(plan.directory, stop)
         with contextlib.closing(board):
             board.say(f"{_size(plan)}{before}; {where}, writing {plan.directory}")
+            for sentence in _others(plan, source.trials):
+                board.say(sentence)
             with loop.writing(plan.directory):
                 loop.drive(executor, source, results, board, stop)
         board.say(summary(0, len(source.jobs(results)), results))
@@ -197,20 +247,25 @@ def _status(plan: "Plan", results: dict[str, Any], stop: stopping.Stop, board: A
     return 1 if bad else 0
 
 
-def _run_one(plan: "Plan", text: str) -> int:
+def _number(plan: "Plan", text: str) -> int:
+    """The number of a trial of the list. Raises ConfigError where it is none."""
+    if plan.search:
+        raise ConfigError(f"--index {text}: a search draws its trials by how others have ended")
+    last = len(plan.trials()) - 1
+    number = parse_value(text)
+    if type(number) is not int or not 0 <= number <= last:
+        raise ConfigError(
+            f"--index {shown(number)}: must be an integer from 0 to {last}, the number "
+            "of a trial as --dry-run lists them"
+        )
+    return number
+
+
+def _run_one(plan: "Plan", number: int) -> int:
     """Runs one trial of the list."""
     from jdqn.tools.sweeps import index
 
-    if plan.search:
-        raise ConfigError(f"--index {text}: a search draws its trials by how others have ended")
-    trials: list[Trial] = plan.trials()
-    number = parse_value(text)
-    if type(number) is not int or not 0 <= number < len(trials):
-        raise ConfigError(
-            f"--index {shown(number)}: must be an integer from 0 to {len(trials) - 1}, the number "
-            "of a trial as --dry-run lists them"
-        )
-    return index.run(plan, trials[number])
+    return index.run(plan, plan.trials()[number])
 
 
 if __name__ == "__main__":

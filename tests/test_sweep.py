@@ -35,8 +35,55 @@ def test_a_dry_run_lists_the_trials_and_writes_nothing(tmp_path, capsys):
         "    2  jdqn/Chain, double, seed 0, 1,000 steps",
         "    3  jdqn/Chain, double, seed 1, 1,000 steps",
         f"4 trials, 4,000 agent steps in all, in {tmp_path / 'sweep'}",
+        "on this machine 1 at once (1 core, 1 each)",
     ]
     assert not (tmp_path / "sweep").exists()
+
+
+def test_a_dry_run_says_where_each_trial_is_also_while_the_sweep_runs(tmp_path, capsys):
+    plan = make_plan(tmp_path, seeds=5)
+    folders = [attempt.folder_of(plan.directory, trial) for trial in plan.trials()]
+    results = [
+        attempt.result_of(trial, folder, "done")
+        for trial, folder in zip(plan.trials(), folders, strict=True)
+    ]
+    for folder in folders[:4]:
+        folder.claim()
+    folders[0].write_result(1, results[0] | {"score": 1.0})
+    folders[1].write_result(1, results[1] | {"status": "failed", "sentence": "a traceback"})
+    folders[2].end(1, "stopped")
+    folders[3].run.mkdir()
+    (folders[3].run / "metrics.jsonl").write_text('{"steps": 500}\n')
+    make_plan(tmp_path, seeds=[1, 2, 3, 4])  # an edit
+    with files.lock(plan.directory):
+        sweep.main([str(tmp_path / "sweep.toml"), "--dry-run"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" steps")[2] for line in lines[:4]] == [
+        ": failed: a traceback",
+        ": stopped, at 0 steps",
+        ": begun, at 500 steps",
+        "",
+    ]
+    assert lines[5:7] == [
+        f"The sweep {plan.directory} has begun 4 trials: 2 not ended, 1 done, 1 failed.",
+        "1 trial there of other settings or seeds; a report shows all",
+    ]
+
+
+def test_a_dry_run_of_one_trial_lists_that_one(tmp_path, capsys):
+    make_plan(tmp_path, seeds=3)
+    sweep.main([str(tmp_path / "sweep.toml"), "--dry-run", "--index", "1"])
+    assert capsys.readouterr().out.startswith("    1  jdqn/Chain, dqn, seed 1, ")
+
+
+def test_a_dry_run_says_what_does_not_fit_here_and_lists_all_the_same(tmp_path, capsys):
+    """Another machine may run them."""
+    path = write(tmp_path / "s.toml", sweep={"games": ["jdqn/Chain"]}, resources={"cores": 64})
+    sweep.main([path, "--dry-run"])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "not on this machine: resources.cores = 64: this process may use 1"
+    sweep.main([path, "--dry-run", "--ray", "auto"])
+    assert "machine" not in capsys.readouterr().out
 
 
 def test_the_command_runs_all_says_what_failed_and_what_comes_next(tmp_path, capsys, monkeypatch):
@@ -47,7 +94,7 @@ def test_the_command_runs_all_says_what_failed_and_what_comes_next(tmp_path, cap
         sweep.main(argv)
     assert info.value.code == 1
     said = capsys.readouterr().out
-    assert said.startswith(f"3 trials; 1 at once (1 cores, 1 each), writing {folder}\n")
+    assert said.startswith(f"3 trials; 1 at once (1 core, 1 each), writing {folder}\n")
     assert "2 done, 1 refused, 0 running, 0 waiting\n" in said
     assert "best: jdqn/Chain 11.00 by dqn, mean of 2 seeds\n" in said
     assert "not done: error: seed is no seed\n" in said  # to try again would change nothing
@@ -57,7 +104,7 @@ def test_the_command_runs_all_says_what_failed_and_what_comes_next(tmp_path, cap
     stand_in(monkeypatch)
     sweep.main(argv)
     said = capsys.readouterr().out
-    assert said.startswith("3 trials, 2 trials have ended before; ")
+    assert said.startswith("3 trials, 2 trials ended before; ")
     assert "3 done, 0 running" in said
 
 
@@ -93,9 +140,9 @@ def test_a_search_lists_what_it_draws_first(tmp_path, capsys):
     games = {"games": ["jdqn/Chain"], "seeds": 2}
     sweep.main([write(tmp_path / "s.toml", sweep=games, search=search), "--dry-run"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 7
+    assert len(lines) == 8
     assert lines[0].startswith("    0  jdqn/Chain, dqn, seed 0, optimizer.learning_rate ")
-    assert lines[-1] == "the first batch of 20 settings × 2 seeds, in runs/s"
+    assert lines[-2] == "the first batch of 20 settings × 2 seeds, in runs/s"
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +158,8 @@ def folder(tmp_path_factory):
 
 REFUSED = {
     "nothing": ([], ["FILE", "--games"]),
-    "no such file": (["none.toml"], ["cannot read none.toml"]),
+    "no such file": (["none.toml"], ["FILE none.toml: there is no such file", "minatar"]),
+    "a name nearly": (["minatr"], ["FILE minatr", 'did you mean "minatar"?']),
     "a folder": (["folder"], ["folder", "it is a folder"]),
     "broken": (["broken.toml"], ["broken.toml is not valid TOML"]),
     "not a sweep": (["nan.toml"], ["nan.toml: sweep.games: is missing"]),
@@ -128,6 +176,8 @@ REFUSED = {
         ["env.size = 2", "at least 3"],
     ),
     "index": (["good.toml", "--index", "2"], ["--index 2", "from 0 to 1"]),
+    "index of none": (["good.toml", "--dry-run", "--index", "2"], ["--index 2", "from 0 to 1"]),
+    "index with ray": (["good.toml", "--index", "1", "--ray", "auto"], ["--index 1", "--ray"]),
     "index of words": (["good.toml", "--index", "one"], ["--index 'one'"]),
     "index of a search": (["search.toml", "--index", "1"], ["--index 1", "search"]),
     "option": (["good.toml", "--agent", "dqn"], ['unknown option "--agent"', "--agents"]),

@@ -15,7 +15,7 @@ from jdqn.runs import stopping
 from jdqn.runs.progress import Console, bar
 from jdqn.tools.sweeps import ends, folders
 from jdqn.tools.sweeps.attempt import Job, Outcome, folder_of
-from jdqn.tools.sweeps.plan import Trial, in_words
+from jdqn.tools.sweeps.plan import Trial, counted, in_words
 
 LOOK_SECONDS = 2.0  # between looks at the logs of what runs
 LINE_SECONDS = 60.0  # between lines of where the sweep is, where there is no terminal
@@ -74,7 +74,7 @@ class Board:
 
     def stopping(self, count: int) -> None:
         """A stop was asked for."""
-        self.say(f"stopping: {count} trial{'s' * (count != 1)} will save a checkpoint first")
+        self.say(f"stopping: {counted(count, 'trial')} will save a checkpoint first")
 
     def show(self, running: Sequence[tuple[Job, int]], waiting: int, results: Results) -> None:
         """Where everything is; looks at the logs now and then only."""

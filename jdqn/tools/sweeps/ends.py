@@ -35,3 +35,18 @@ def advice(folder: Folder, result: Mapping[str, Any]) -> str:
     if result["status"] != folders.FAILED:
         return ""
     return f" (to try again, delete {folder.path / 'result.json'})"
+
+
+def state(folder: Folder) -> str:
+    """What a list says behind a trial; nothing where it has not begun."""
+    if (result := folder.result()) is not None:
+        return f": {told(result)}"
+    if not (number := folder.newest()):
+        return ""
+    how = "stopped" if folder.has_ended(number) else "begun"
+    return f": {how}, at {folder.standing().steps:,} steps"
+
+
+def names(directory: pathlib.Path) -> set[str]:
+    """The names of the trials that have begun in a sweep's directory."""
+    return {path.parent.name for path in directory.glob("trials/*/attempts")}

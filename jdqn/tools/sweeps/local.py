@@ -11,7 +11,7 @@ from typing import NamedTuple
 from jdqn.config import ConfigError
 from jdqn.tools.sweeps import attempt
 from jdqn.tools.sweeps.attempt import Attempt, Job, Outcome, Place
-from jdqn.tools.sweeps.plan import Plan
+from jdqn.tools.sweeps.plan import Plan, counted
 from jdqn.tools.sweeps.schema import Resources
 
 MEMORY_USED = 0.9  # of what is available: the rest is for all else
@@ -63,7 +63,7 @@ def places(machine: Machine, resources: Resources, memory_bytes: int) -> tuple[l
     cores = resources.cores
     if cores > len(machine.cores):
         raise ConfigError(f"resources.cores = {cores}: this process may use {len(machine.cores)}")
-    limits = {f"{len(machine.cores)} cores, {cores} each": len(machine.cores) // cores}
+    limits = {f"{counted(len(machine.cores), 'core')}, {cores} each": len(machine.cores) // cores}
     fit = int(machine.memory_bytes * MEMORY_USED // memory_bytes)
     if fit < 1:
         raise ConfigError(
@@ -74,7 +74,7 @@ def places(machine: Machine, resources: Resources, memory_bytes: int) -> tuple[l
     limits[f"{machine.memory_bytes / 1e9:.1f} GB, {memory_bytes / 1e9:.1f} each"] = fit
     gpus = _gpus_for(machine, resources)
     if gpus:
-        limits[f"{len(machine.gpus)} GPUs"] = len(gpus)
+        limits[counted(len(machine.gpus), "GPU")] = len(gpus)
     if resources.at_once:
         limits[f"resources.at_once = {resources.at_once}"] = resources.at_once
     words = min(limits, key=limits.__getitem__)

@@ -122,6 +122,11 @@ class Plan(NamedTuple):
         return [json.dumps(read_file(file), default=str) for file in files if file is not None]
 
 
+def counted(number: int, noun: str) -> str:
+    """Such as `1 trial`, `2 trials`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def in_words(settings: Mapping[str, Any]) -> str:
     """Settings behind what they are of, a comma before each."""
     return "".join(f", {name} {value}" for name, value in settings.items())
