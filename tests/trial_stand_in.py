@@ -33,11 +33,16 @@ def main(options):
     if how == "crashes at once":
         print("a traceback", file=sys.stderr)
         return 1
+    if how == "is not finite":
+        print("error: the loss is not finite since update 2", file=sys.stderr)
+        return 1
     evaluate(run, 50, value - 5)
     save(run, 50)
     if how == "crashes once" and "--resume" not in options:
         os.kill(os.getpid(), 9)
     if how.startswith("waits") and not (how == "waits once" and "--resume" in options):
+        if how == "waits at its end":
+            evaluate(run, 100, value)
         wait(run)
         return 1 if how == "waits and breaks" else 143
     (run / "metrics.jsonl").write_text(

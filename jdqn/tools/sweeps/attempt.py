@@ -21,6 +21,7 @@ from jdqn.tools.sweeps.plan import Trial
 
 COMMAND = (sys.executable, "-m", "jdqn.train")
 IN_USE = "is in use by another process"  # of `files.lock`, between our look and theirs
+NOT_FINITE = "not finite"  # of a loss, a gradient, a reward: the same twice will be so again
 # Negative: before there was anything to save.
 STOPPED_STATUSES = {sign for number in stopping.SIGNALS for sign in (128 + number, -number)}
 # That make one run of several processes: a trial is a run of its own.
@@ -171,7 +172,8 @@ class Attempt:
         until = self.job.until_steps
         if until is None:
             return False
-        return max(self._folder.standing().evaluations, default=0) >= until
+        evaluated = max(self._folder.standing().evaluations, default=0)
+        return until <= evaluated < self.job.trial.steps  # at its end it ends by itself
 
     def _close(self) -> None:
         if self._pipe is not None:
@@ -191,7 +193,7 @@ class Attempt:
         if is_refusal and self._folder.saved_steps() is None:
             return self._result(folders.REFUSED, sentence)
         if self._asked and status in STOPPED_STATUSES:
-            return self._record(self._asked)
+            return self._done() if self._has_been_done() else self._record(self._asked)
         sentence = sentence or f"exit status {status}"
         retries = self._max_retries
         return crashed(
@@ -226,8 +228,9 @@ def crashed(
     trial: Trial, folder: Folder, number: int, how: str, sentence: str, max_retries: int
 ) -> Outcome:
     """Records a crash or a loss; ends the trial where there were too many. Raises OSError."""
-    folder.end(number, how)
-    if folder.crashes() > max_retries:
+    repeats = NOT_FINITE in sentence and sentence == folder.sentence(number - 1)
+    folder.end(number, how, sentence)
+    if repeats or folder.crashes() > max_retries:
         return ended(trial, folder, number, folders.FAILED, sentence)
     return Outcome(how, number, None, sentence)
 

@@ -76,11 +76,15 @@ class Folder:
         names = [path.stem for path in self._attempts.glob("*.json")]
         return max((int(name) for name in names if name.isdecimal()), default=0)
 
-    def end(self, number: int, how: str) -> None:
-        """Records how an attempt ended. Raises OSError."""
+    def end(self, number: int, how: str, sentence: str = "") -> None:
+        """Records how an attempt ended, and what its process said last. Raises OSError."""
         record = _read(self._attempt(number)) or {}
-        record |= {"ended": how, "steps": self.saved_steps()}
+        record |= {"ended": how, "steps": self.saved_steps(), "sentence": sentence}
         files.write_whole(self._attempt(number), json.dumps(record).encode())
+
+    def sentence(self, number: int) -> str:
+        """What the process of an attempt said last, where it crashed."""
+        return str((_read(self._attempt(number)) or {}).get("sentence", ""))
 
     def has_ended(self, number: int) -> bool:
         """Whether an attempt has said how it ended; also of one that never was."""

@@ -9,7 +9,7 @@ import pytest
 from sweeps_helpers import ended, make_plan, stand_in
 
 from jdqn.runs import files, processes, stopping
-from jdqn.tools.sweeps import attempt, folders
+from jdqn.tools.sweeps import attempt, folders, plan
 from jdqn.tools.sweeps.attempt import Attempt, Job, Place, folder_of
 
 
@@ -30,6 +30,8 @@ def look_often(monkeypatch):
 
 
 NOWHERE = Place()
+CHAIN = {"sweep.games": ["jdqn/Chain"]}
+STEPS = {"train.steps": 100}
 
 
 def begin(trial, folder, until_steps=None, max_retries=1, place=NOWHERE):
@@ -138,6 +140,15 @@ def test_a_crash_is_tried_again_so_often(trial, folder, monkeypatch):
     assert folder.result()["status"] == folders.FAILED
 
 
+def test_what_is_not_finite_twice_at_the_same_update_is_not_tried_again(trial, folder, monkeypatch):
+    stand_in(monkeypatch, s0="crashes at once")
+    hows = [ended(begin(trial, folder, max_retries=9).poll).how]
+    stand_in(monkeypatch, s0="is not finite")
+    hows += [ended(begin(trial, folder, max_retries=9).poll).how for _ in range(2)]
+    assert hows == [folders.CRASHED, folders.CRASHED, folders.FAILED]
+    assert folder.result()["sentence"] == "error: the loss is not finite since update 2"
+
+
 def test_a_configuration_error_is_not_tried_again(trial, folder, monkeypatch):
     stand_in(monkeypatch, s0="refuses")
     outcome = ended(begin(trial, folder).poll)
@@ -193,6 +204,21 @@ def test_it_pauses_where_it_has_come_far_enough(trial, folder, monkeypatch):
     assert one.poll() is None
     one.stop()
     assert ended(one.poll).how == folders.STOPPED
+
+
+def test_it_does_not_pause_where_it_has_been_evaluated_at_its_end(tmp_path, monkeypatch):
+    """It would be started again only to be done."""
+    (trial,) = plan.read(None, CHAIN | {"sweep.directory": str(tmp_path)}, STEPS).trials()
+    folder = folder_of(tmp_path, trial)
+    stand_in(monkeypatch, s0="waits at its end")
+    one = begin(trial, folder, until_steps=50)
+    ended(lambda: one.poll() or 100 in folder.standing().evaluations)
+    assert [one.poll() for _ in range(3)] == [None] * 3
+    assert one._pipe is not None  # nobody has asked it to stop
+    # Where the signal comes at the very end all the same, what is there says that it is done.
+    monkeypatch.setattr("jdqn.runs.resume.is_finished", lambda run: run == folder.run)
+    one.stop()
+    assert ended(one.poll).how == folders.DONE
 
 
 def test_a_run_whose_end_nobody_saw_is_done(trial, folder, monkeypatch):
