@@ -6,17 +6,20 @@ its processes along, by their pipes; the trial goes on elsewhere from its newest
 
 import os
 import pathlib
+import socket
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from jdqn.config import ConfigError, RunError
+from jdqn.config import ConfigError, RunError, shown
 from jdqn.tools.sweeps import attempt, folders
 from jdqn.tools.sweeps.attempt import Attempt, Job, Outcome, Place
 from jdqn.tools.sweeps.plan import Plan
 
+AUTO = "auto"  # an address: of the cluster that was started on this machine
 LOCAL = "local"  # an address: a cluster is started here, for this sweep
 POLL_SECONDS = 0.2
+CONNECT_SECONDS = 5.0
 # Of workers: they would kill their children when the sweep is gone. These end by themselves, and
 # save a checkpoint first.
 VARIABLES = {"RAY_kill_child_processes_on_worker_exit": "false"}
@@ -58,6 +61,7 @@ class OnRay:
         self._directory = plan.directory.absolute()
         self._running: dict[Any, Job] = {}  # by the task's reference
         self._stops = False
+        _check_address(address)
         options: dict[str, Any] = {"log_to_driver": False, "runtime_env": {"env_vars": VARIABLES}}
         options |= {"include_dashboard": False} if address == LOCAL else {"address": address}
         try:
@@ -170,6 +174,24 @@ class OnRay:
     def close(self) -> None:
         """Leaves the cluster; one that was started here ends."""
         self._ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Raises ConfigError where an address is none, or nothing is there: Ray waits for minutes."""
+    told = f"--ray {address}"
+    if address == AUTO and "RAY_ADDRESS" in os.environ:  # else what Ray has started here
+        address = os.environ["RAY_ADDRESS"]
+        told += f", which is RAY_ADDRESS = {shown(address)}"
+    if address in (AUTO, LOCAL):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(f"{told}: must be auto, local, or host:port such as 10.0.0.1:6379")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{told}: no cluster answers: {reason}") from None
 
 
 def _ray() -> Any:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import socket
 import sys
 import types
 
@@ -35,10 +36,11 @@ class FakeRay:
         self.is_gone = False
         self.cancelled = []
         self.options = None
+        self.address = ""  # where something else is
 
     def init(self, **options):
         self.options = options
-        if options.get("address") == "nowhere":
+        if options.get("address") == self.address:
             raise ConnectionError("could not connect\nand more")
 
     def cluster_resources(self):
@@ -78,6 +80,7 @@ class FakeRay:
 
 @pytest.fixture
 def ray(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     found = FakeRay()
     monkeypatch.setattr(on_ray, "_ray", lambda: found)
     monkeypatch.setattr(on_ray, "POLL_SECONDS", 0.01)
@@ -203,11 +206,34 @@ def test_as_many_at_once_as_the_cluster_holds(tmp_path, ray, resources, gpus, th
 
 def test_what_cannot_be_is_refused(tmp_path, ray):
     read = make_plan(tmp_path)
-    with pytest.raises(ConfigError, match=r"--ray nowhere: no cluster answers: could not connect$"):
-        on_ray.OnRay(read, "nowhere")
+    with socket.create_server(("127.0.0.1", 0)) as server:  # something else
+        ray.address = f"127.0.0.1:{server.getsockname()[1]}"
+        said = f"--ray {ray.address}: no cluster answers: could not connect$"
+        with pytest.raises(ConfigError, match=said):
+            on_ray.OnRay(read, ray.address)
     ray.resources["CPU"] = 0.0
     with pytest.raises(ConfigError, match="--ray auto: no trial fits on 2 nodes with 0 cores"):
         on_ray.OnRay(read, "auto")
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("nowhere", "--ray nowhere: must be auto, local, or host:port"),
+        (":6379", "--ray :6379: must be auto, local, or host:port"),
+        ("127.0.0.1:0", "--ray 127.0.0.1:0: no cluster answers: "),
+        ("ray://127.0.0.1:0", "--ray ray://127.0.0.1:0: no cluster answers: "),
+        ("127.0.0.1:99999", "--ray 127.0.0.1:99999: no cluster answers: "),
+        ("auto", "--ray auto, which is RAY_ADDRESS = '127.0.0.1:0': no cluster answers: "),
+    ],
+)
+def test_where_nothing_is_ray_is_not_asked(tmp_path, ray, monkeypatch, address, said):
+    """It would wait for minutes, and hear no signal."""
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:0")
+    with pytest.raises(ConfigError) as info:
+        on_ray.OnRay(make_plan(tmp_path), address)
+    assert str(info.value).startswith(said)
+    assert ray.options is None
 
 
 def test_without_ray_it_says_what_to_install(tmp_path, monkeypatch):
