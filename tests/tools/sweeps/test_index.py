@@ -2,9 +2,11 @@
 
 import os
 import signal
+import subprocess
 import threading
 
 import pytest
+from docs_helpers import ROOT
 from sweeps_helpers import make_plan, stand_in
 
 from jdqn.config import ConfigError
@@ -69,6 +71,35 @@ def test_a_task_that_is_told_to_end_saves_a_checkpoint_first(tmp_path, monkeypat
     thread.join()
     assert folder.saved_steps() == 60
     assert index.run(plan, plan.trials()[0]) == 0
+
+
+TRIAL = """#!/usr/bin/env bash
+trap 'echo saved; exit 143' TERM
+echo "trial $*"
+for _ in {1..200}; do sleep 0.05; done
+"""
+
+
+@pytest.mark.parametrize(
+    ("sign", "said"),
+    [(signal.SIGUSR1, ["saved", "scontrol requeue 7"]), (signal.SIGTERM, ["saved"])],
+)
+def test_the_task_of_the_sample_goes_back_into_the_queue_unless_it_was_cancelled(
+    tmp_path, sign, said
+):
+    for name, text in {
+        "python": TRIAL,
+        "scontrol": '#!/usr/bin/env bash\necho "scontrol $*"\n',
+    }.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    variables = os.environ | {"PATH": path, "SLURM_ARRAY_TASK_ID": "3", "SLURM_JOB_ID": "7"}
+    command = ["bash", str(ROOT / "docs" / "samples" / "slurm.sh")]
+    with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True) as task:
+        assert task.stdout.readline() == "trial -m jdqn.sweep minatar --index 3\n"
+        task.send_signal(sign)
+        assert task.stdout.read().splitlines() == said
 
 
 def test_tasks_share_a_directory_and_a_sweep_does_not(tmp_path, monkeypatch):
