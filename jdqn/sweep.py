@@ -113,7 +113,7 @@ def _file(name: str | None) -> str | None:
     if stem not in shipped:
         raise ConfigError(
             f"FILE {name}: there is no such file, and jdqn ships {' and '.join(shipped)}"
-            f"{suggest(stem, shipped)}"
+            f"{suggest(stem, list(shipped))}"
         )
     return str(shipped[stem])
 

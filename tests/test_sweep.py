@@ -181,6 +181,10 @@ REFUSED = {
     "index of words": (["good.toml", "--index", "one"], ["--index 'one'"]),
     "index of a search": (["search.toml", "--index", "1"], ["--index 1", "search"]),
     "option": (["good.toml", "--agent", "dqn"], ['unknown option "--agent"', "--agents"]),
+    "a field without its section": (
+        ["good.toml", "--step", "100"],
+        ['unknown option "--step"', 'did you mean "--train.steps"?'],
+    ),
     "directory": (["good.toml", "--dir", "file"], ["file", "exists"]),
 }
 

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, NamedTuple
 
 import pydantic
@@ -47,8 +47,14 @@ def fits_in_a_path(name: str) -> str:
     return name
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean "X"?`, or nothing where no known name is near."""
-    lower = {k.lower(): k for k in known}
+def suggest(name: str, known: Iterable[str] | Mapping[str, str]) -> str:
+    """`; did you mean "X"?`, or nothing where no known name is near.
+
+    Args:
+      name: as it was typed.
+      known: what there is; of a mapping keys are compared, and X is a value.
+    """
+    called = known if isinstance(known, Mapping) else {k: k for k in known}
+    lower = {k.lower(): v for k, v in called.items()}
     near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
     return f'; did you mean "{lower[near[0]]}"?' if near else ""

@@ -104,7 +104,8 @@ class Parser(argparse.ArgumentParser):
         elif (door := foreign.elsewhere(name)) is not None and name not in options:
             hint = f"; it is an option of python -m jdqn.{door}"
         else:
-            hint = suggest(name, options)
+            fields = {f"--{o.partition('.')[2]}": o for o in options if "." in o}
+            hint = suggest(name, fields | {o: o for o in options})
         self.error(f'unknown option "{name}"{hint}')
 
     def refuse(self, error: Exception) -> NoReturn:

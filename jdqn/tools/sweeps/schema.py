@@ -20,8 +20,21 @@ SAID_ELSEWHERE = {
 }
 # Where pydantic's own words are of one kind of value only.
 ACCEPTED = {
-    "sweep.seeds": "must be how many seeds, 1 or more, or a list of seeds",
+    "sweep.games": 'must be a list of names, such as ["minatar/Breakout"]',
+    "sweep.agents": 'must be a list of names, such as ["dqn", "double"]',
+    "sweep.seeds": "must be how many seeds, 1 or more, or a list of seeds from 0 on, such as [0, 3]",
     "resources.gpus": 'must be "auto", or how many GPUs a trial gets, 0 or more',
+}
+# And where they speak of Python.
+OF_PYTHON = {
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "list_type": "must be a list, such as [1, 3]",
+    "string_type": 'must be text, such as "a"',
+    "string_too_short": "must not be empty",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
 }
 _TAG = re.compile(r"float|int|.*[^\w.].*")  # which kind of several was tried
 Name = Annotated[str, Field(min_length=1)]
@@ -113,7 +126,8 @@ def _sentence(error: Any) -> str:
     if error["type"] == "missing":
         return f"{dotted}: is missing"
     message = error["msg"][0].lower() + error["msg"][1:]
-    message = ACCEPTED.get(dotted) or message.replace("input should be", "must be")
+    message = ACCEPTED.get(".".join(location[:2])) or OF_PYTHON.get(error["type"]) or message
+    message = message.replace("input should be", "must be")
     return f"{dotted} = {shown(error['input'])}: {message}"
 
 
@@ -170,6 +184,11 @@ def ranges_of(search: Search) -> dict[str, Range]:
         raise ConfigError("search.fields: names no field to look for")
     found = {}
     for name, value in given.items():
+        if not isinstance(value, Mapping):
+            raise ConfigError(
+                f"search.fields.{name} = {shown(value)}: must be {{low = 1, high = 5}}, or "
+                "{choices = [1, 3]}, with values of yours"
+            )
         try:
             found[name] = Range.model_validate(value)
         except pydantic.ValidationError as error:
