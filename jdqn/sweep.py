@@ -154,7 +154,9 @@ def _others(plan: "Plan", trials: "Sequence[Trial]") -> list[str]:
     other = set() if plan.search else ends.names(plan.directory) - {trial.name for trial in trials}
     if not other:
         return []
-    return [f"{counted(len(other), 'trial')} there of other settings or seeds; a report shows all"]
+    return [
+        f"also there, and in a report, of other settings or seeds: {counted(len(other), 'trial')}"
+    ]
 
 
 def _source(plan: "Plan") -> Any:

@@ -66,7 +66,7 @@ def test_a_dry_run_says_where_each_trial_is_also_while_the_sweep_runs(tmp_path, 
     ]
     assert lines[5:7] == [
         f"The sweep {plan.directory} has begun 4 trials: 2 not ended, 1 done, 1 failed.",
-        "1 trial there of other settings or seeds; a report shows all",
+        "also there, and in a report, of other settings or seeds: 1 trial",
     ]
 
 

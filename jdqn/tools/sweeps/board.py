@@ -66,9 +66,7 @@ class Board:
         result = outcome.result
         if self._live is not None and result and result["status"] == folders.DONE:
             return  # the table counts it
-        score = ""
-        if result and result["score"] is not None:
-            score = f", {result['score']:.2f} ({result['score_of']})"
+        score = ends.score(result) if result else ""
         why = f": {outcome.sentence}" if outcome.sentence else ""
         self.say(f"{WORDS[outcome.how]}: {told(job.trial)}{score}{why}")
 

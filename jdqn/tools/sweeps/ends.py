@@ -25,9 +25,15 @@ def setting_of(result: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def told(result: Mapping[str, Any]) -> str:
     """How a trial has ended, in words."""
-    score = "" if result["score"] is None else f", {result['score']:.2f} ({result['score_of']})"
     why = f": {result['sentence']}" if result["sentence"] else ""
-    return f"{result['status']}{score}{why}"
+    return f"{result['status']}{score(result)}{why}"
+
+
+def score(result: Mapping[str, Any]) -> str:
+    """What a trial has scored, behind a comma; nothing of what failed, which has no end."""
+    if result["status"] in BAD or result["score"] is None:
+        return ""
+    return f", {result['score']:.2f} ({result['score_of']})"
 
 
 def advice(folder: Folder, result: Mapping[str, Any]) -> str:

@@ -244,9 +244,12 @@ def check_games(plan: Plan) -> None:
     for settings in [*plan.points(), *corners(plan.ranges)]:
         of_env = {name: value for name, value in settings.items() if name.startswith("env.")}
         found.setdefault(repr(of_env), settings)
-    for game, agent in plan.pairs():
-        for settings in found.values():
-            envs.check_name(plan.config(game, agent, settings).env)
+    for fields in dict.fromkeys(
+        plan.config(game, agent, settings).env
+        for game, agent in plan.pairs()
+        for settings in found.values()
+    ):
+        envs.check_name(fields)
 
 
 def _check_lists(plan: Plan) -> None:

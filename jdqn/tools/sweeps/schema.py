@@ -22,7 +22,7 @@ SAID_ELSEWHERE = {
 ACCEPTED = {
     "sweep.games": 'must be a list of names, such as ["minatar/Breakout"]',
     "sweep.agents": 'must be a list of names, such as ["dqn", "double"]',
-    "sweep.seeds": "must be how many seeds, 1 or more, or a list of seeds from 0 on, such as [0, 3]",
+    "sweep.seeds": "must be how many seeds, 1 or more, or a list of seeds from 0 on: [0, 3]",
     "resources.gpus": 'must be "auto", or how many GPUs a trial gets, 0 or more',
 }
 # And where they speak of Python.

@@ -14,6 +14,14 @@ def test_a_run_of_a_sweep_has_the_result_of_its_trial(tmp_path):
     assert ends.of_run(tmp_path / "run") == {}
 
 
+def test_what_failed_has_no_score():
+    result = {"status": "done", "score": 1.0, "score_of": "training", "sentence": ""}
+    assert ends.told(result) == "done, 1.00 (training)"
+    failed = result | {"status": "failed", "sentence": "a traceback"}
+    assert ends.told(failed) == "failed: a traceback"
+    assert ends.told(result | {"score": None}) == "done"
+
+
 def test_seeds_of_one_setting_have_it_in_common():
     first = {"game": "a", "agent": "dqn", "settings": {"x": 1, "y": [2]}, "seed": 0}
     same = {"game": "a", "agent": "dqn", "settings": {"y": [2], "x": 1}, "seed": 1}

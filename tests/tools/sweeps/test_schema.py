@@ -52,7 +52,7 @@ REFUSED = {
     "a seed too large": ({"sweep": {**GAMES, "seeds": [0, 2**31]}}, ["train.seed = 2147483648"]),
     "an empty list of seeds": ({"sweep": {**GAMES, "seeds": []}}, ["sweep.seeds = []"]),
     "a seed twice": ({"sweep": {**GAMES, "seeds": [1, 2, 1]}}, ["sweep.seeds", "1 twice"]),
-    "a negative seed": ({"sweep": {**GAMES, "seeds": [-1]}}, ["sweep.seeds = [-1]", "seeds from 0 on"]),
+    "a negative seed": ({"sweep": {**GAMES, "seeds": [-1]}}, ["sweep.seeds = [-1]", "from 0 on"]),
     "retries": ({"sweep": {**GAMES, "max_retries": -1}}, ["sweep.max_retries = -1"]),
     "cores": ({"resources": {"cores": 0}}, ["resources.cores = 0"]),
     "gpus": ({"resources": {"gpus": "all"}}, ["resources.gpus = 'all'"]),
