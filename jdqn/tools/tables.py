@@ -28,11 +28,11 @@ def games_by_agents(
     for env, final in zip(environments, finals, strict=True):
         means = {label: float(scores.mean()) for label, scores in final.scores.items()}
         flaws = {group.label: group.flaw for group in env.groups}
-        first = final.ranked[0]
+        best = means[final.ranked[0]]
         cells = [
             (
                 with_flaw(charts.told(*scoring.interval(final.scores[label])), flaws[label]),
-                means[label] == means[first] and flaws[label] == flaws[first],
+                means[label] == best,
             )
             if label in means
             else ("–", False)

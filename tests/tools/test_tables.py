@@ -3,6 +3,7 @@
 from report_helpers import write_run
 
 from jdqn.tools import groups, scoring, tables
+from jdqn.tools.sweeps.folders import Folder
 
 
 def read(folder):
@@ -49,3 +50,28 @@ def test_the_best_settings_come_first_and_what_was_given_up_last(tmp_path):
     ]
     assert [row["agent steps"] for row in rows] == ["1,000", "1,000", "500"]
     assert rows[0]["score"].startswith("61.0 [")
+
+
+def test_what_was_done_early_is_not_given_up(tmp_path):
+    """Such as by `train.stop_return`."""
+    for n_step, level, steps in ((1, 10.0, 1_000), (3, 30.0, 500)):
+        trial = Folder(tmp_path / "trials" / str(n_step))
+        write_run(trial.run, level=level, steps=steps, replay__n_step=n_step)
+        trial.write_result(trial.claim(), {"status": "done"})
+    environments, finals = read(tmp_path)
+    rows = tables.best_settings(environments[0], finals[0])
+    assert [row["settings"] for row in rows] == ["replay.n_step 3", "replay.n_step 1"]
+
+
+def test_what_failed_with_a_seed_is_not_the_best_of_a_game(tmp_path):
+    for game in ("CartPole-v1", "Acrobot-v1"):
+        for agent, level, status in (("dqn", 1.0, "done"), ("double", 9.0, "failed")):
+            trial = Folder(tmp_path / "trials" / f"{game}-{agent}")
+            write_run(trial.run, game, agent, level=level)
+            trial.write_result(trial.claim(), {"status": status, "sentence": ""})
+            write_run(tmp_path / "more" / f"{game}-{agent}", game, agent, seeds=(1,), level=level)
+    found = tables.games_by_agents(*read(tmp_path))
+    for _, cells in found["rows"]:
+        of_agent = dict(zip(found["names"], cells, strict=True))
+        assert of_agent["dqn"][1]
+        assert of_agent["double"] == ("20.0 (1 failed)", False)

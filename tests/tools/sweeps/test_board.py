@@ -40,6 +40,7 @@ def test_settings_are_compared_by_the_mean_over_their_seeds(tmp_path):
     begun = {"begun": result(score=99.0, n_step=5)}
     one = ["jdqn/Chain 1.00 by dqn, n_step 1, mean of 3 seeds"]
     assert board.best_of(whole | lucky | begun) == one
+    assert board.best_of({"whole": whole["1"]} | lucky) == ["jdqn/Chain 1.00 by dqn, n_step 1"]
     # Where there is nothing else, what has been done of what failed.
     assert board.best_of(lucky) == ["jdqn/Chain 50.00 by dqn, n_step 3"]
 
