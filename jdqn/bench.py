@@ -37,8 +37,9 @@ def bench(config: Config, arguments: argparse.Namespace) -> None:
     steps = _check(arguments)
     import jax
 
-    from jdqn import envs
+    from jdqn import compilation, envs
 
+    compilation.keep(config.train.compilation_cache)
     steps = steps or (50_000 if envs.is_native(config.env.name) else 10_000)
     title = (
         f"{config.agent.name} on {config.env.name}, {config.env.num_envs} environments, batch "

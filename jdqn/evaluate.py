@@ -44,12 +44,13 @@ def main(argv: list[str] | None = None) -> None:
 
 def evaluate(run_dir: pathlib.Path, which: str | None, overrides: dict[str, Any]) -> None:
     """Plays with every seed of a run, by every policy, and prints what came of it."""
-    from jdqn import envs
+    from jdqn import compilation, envs
     from jdqn.runs import evaluation, progress, trained
 
     found = trained.load_run(run_dir, which, **overrides)
     config = found.config
     fields = config.train
+    compilation.keep(fields.compilation_cache)
     for damage in found.passed_over:
         sys.stderr.write(f"warning: {damage}; an earlier checkpoint is used\n")
     if limit := envs.says_no_limit(config):

@@ -71,14 +71,14 @@ def train(
     quiet = quiet or not is_first
     if not quiet:
         _announce(config, run_dir if resumes else None)
-    from jdqn import envs, loops
+    from jdqn import compilation, envs, loops
     from jdqn.runs.hooks import Hooks
 
-    make_env = make_env or envs.make_env
+    compilation.keep(config.train.compilation_cache)
     return loops.train(
         config,
         run_dir=run_dir,
-        make_env=make_env,
+        make_env=make_env or envs.make_env,
         command=command,
         resumes=resumes,
         start_from=start_from,

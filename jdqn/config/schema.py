@@ -215,6 +215,9 @@ class Train(Section):
     num_seeds: Annotated[int, Field(gt=0, le=1024)] = _doc(
         "runs side by side with seeds from `seed` on; JAX-native environments only"
     )
+    compilation_cache: bool = _doc(
+        "keep compiled programs in the user's cache folder, for the next command to start sooner"
+    )
     num_devices: NumDevices = _doc(
         "D, devices that share environments, replay and batches; all: as many as there are"
     )

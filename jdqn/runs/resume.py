@@ -24,6 +24,7 @@ CHANGEABLE = {
     "train.checkpoint_keep",
     "train.checkpoint_replay",
     "train.num_devices",
+    "train.compilation_cache",
 }
 
 

@@ -25,7 +25,7 @@ ASIDE = (
     *("env.name", "env.num_threads", "env.vectorization", "agent.name"),
     *("train.seed", "train.num_seeds", "train.log_period_steps", "train.eval_period_steps"),
     *("train.eval_episodes", "train.checkpoint_period_steps", "train.checkpoint_keep"),
-    *("train.checkpoint_replay", "train.num_devices"),
+    *("train.checkpoint_replay", "train.num_devices", "train.compilation_cache"),
 )
 MOST_IN_A_LABEL = 2  # fields
 LABEL_CHARACTERS = 60

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from jdqn import compilation
 from jdqn.config import Config, ConfigError, with_overrides
 from jdqn.envs import screens
 from jdqn.envs.screens import Shown
@@ -64,6 +65,7 @@ def of_run(
         sys.stderr.write(f"warning: {damage}; an earlier checkpoint is used\n")
     place = found.number_of(run_seed)
     config = with_overrides(found.config, train__seed=found.seeds[place], train__num_seeds=1)
+    compilation.keep(config.train.compilation_cache)
     heads = config.network.heads
     of_heads = f", {heads} heads" if heads > 1 else ""
     title = Title(config.env.name, f"{config.agent.name}{of_heads}, after {found.steps:,} steps")

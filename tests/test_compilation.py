@@ -1,0 +1,127 @@
+"""Compiled programs that are kept, and when they are not."""
+
+import os
+import subprocess
+import sys
+import time
+
+import filelock
+import jax
+import pytest
+from jax._src import compilation_cache
+
+from jdqn import compilation
+
+TRAIN = [sys.executable, "-m", "jdqn.train", "--env", "gymnax/CartPole-v1", "--agent", "rainbow"]
+SHORT = ["--steps", "2_000", "--train.eval_episodes", "0", "--network.torso_hidden", "[16]"]
+FIELDS = (
+    "jax_compilation_cache_dir",
+    "jax_compilation_cache_max_size",
+    "jax_persistent_cache_min_compile_time_secs",
+)
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """A user who has never run a command, and jax as it starts."""
+    before = {name: getattr(jax.config, name) for name in FIELDS}
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compilation, "cache_folder", lambda: tmp_path / "compiled")
+    yield tmp_path / "compiled"
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def test_what_was_compiled_is_found_again(fresh):
+    compilation.keep(True)
+    (folder,) = fresh.iterdir()
+    assert jax.config.jax_compilation_cache_dir == str(folder)
+    assert jax.config.jax_compilation_cache_max_size == compilation.MAX_BYTES
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == compilation.MIN_SECONDS
+    assert jax.__version__ in folder.name
+    assert (folder / f"hits-{jax.devices()[0].platform}").read_text() == "True"
+
+
+def test_it_stays_off_where_jax_cannot_load_what_it_has_written(fresh, monkeypatch):
+    monkeypatch.setattr(compilation_cache, "get_executable_and_time", lambda *_: (None, None))
+    compilation.keep(True)
+    assert jax.config.jax_compilation_cache_dir is None
+    monkeypatch.undo()
+    monkeypatch.setattr(compilation, "cache_folder", lambda: fresh)
+    compilation.keep(True)  # tried once
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_it_is_off_where_it_is_not_wanted(fresh):
+    compilation.keep(False)
+    assert jax.config.jax_compilation_cache_dir is None
+    assert not fresh.exists()
+
+
+def test_the_users_own_stays(fresh, tmp_path):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "own"))
+    compilation.keep(True)
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "own")
+    assert not fresh.exists()
+
+
+def test_a_home_that_cannot_be_written_to_or_is_held_costs_nothing(fresh, monkeypatch):
+    fresh.write_text("a file")
+    compilation.keep(True)
+    assert jax.config.jax_compilation_cache_dir is None
+    fresh.unlink()
+    compilation.keep(True)
+    (folder,) = fresh.iterdir()
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setattr(compilation, "LOCK_SECONDS", 0.1)
+    with filelock.FileLock(folder / compilation.LOCK):
+        compilation.keep(True)
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_what_was_half_written_and_what_is_no_longer_used_is_deleted(fresh):
+    folder = fresh / "here"
+    other = fresh / "of another jaxlib"
+    for path in (folder, other):
+        path.mkdir(parents=True)
+        (path / compilation.LOCK).touch()
+    for name in ("whole-cache", "whole-atime", "half-cache"):
+        (folder / name).touch()
+    compilation._tidy(folder)
+    assert {path.name for path in folder.iterdir()} == {"whole-cache", "whole-atime", ".lockfile"}
+    assert other.exists()
+    old = time.time() - 31 * 86_400
+    os.utime(other / compilation.LOCK, (old, old))
+    os.utime(folder / compilation.LOCK, (old, old))
+    compilation._tidy(folder)
+    assert not other.exists()
+    assert folder.exists()
+
+
+def test_machines_of_one_home_have_their_own(monkeypatch, tmp_path):
+    name = compilation._cpu()
+    assert name == compilation._cpu()
+    assert name.replace("-", "").replace("_", "").isalnum()
+    text = "processor\t: 0\nmodel name\t: A CPU (R) @ 3\nflags\t\t: fpu sse2\n"
+    assert compilation._line(text, "model name") == "A CPU (R) @ 3"
+    assert compilation._line(text, "flags") == "fpu sse2"
+    assert compilation._line(text, "Features") == ""
+
+
+@pytest.mark.slow
+def test_a_run_from_kept_programs_is_the_same_to_the_bit(tmp_path):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    del environment["JAX_COMPILATION_CACHE_DIR"]
+    for name in ("cold", "warm", "off"):
+        off = ["--train.compilation_cache", "false"] if name == "off" else []
+        run = [*TRAIN, *SHORT, *off, "--run-dir", str(tmp_path / name)]
+        subprocess.run(run, env=environment, check=True, capture_output=True)
+        if name == "cold":
+            kept = {path.name for path in (tmp_path / "cache").rglob("*-cache")}
+            assert len(kept) > 1
+    assert {path.name for path in (tmp_path / "cache").rglob("*-cache")} == kept
+    texts = {(tmp_path / name / "episodes.csv").read_bytes() for name in ("cold", "warm", "off")}
+    assert len(texts) == 1
