@@ -1,16 +1,23 @@
 """Periods are agent steps, whatever the loop: what is due when."""
 
+import contextlib
+
+import jax
 import pytest
 from helpers import tiny
 from runs_helpers import log
 
 from jdqn import loops
+from jdqn.runs.hooks import Hooks
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def test_periods_mean_the_same_in_both_loops(tmp_path):
-    """None of them a multiple of another, nor of the environments, nor of the update period."""
+    """None of them a multiple of another, nor of the environments, nor of the update period.
+
+    After the first of each nothing is traced or compiled anew.
+    """
     config = tiny(
         "jdqn/Chain",
         train__steps=402,
@@ -20,8 +27,14 @@ def test_periods_mean_the_same_in_both_loops(tmp_path):
         train__checkpoint_period_steps=50,
         train__checkpoint_keep=20,
     )
-    on_host = loops.train(config, run_dir=tmp_path / "host", on_host=True)
-    fused = loops.train(config, run_dir=tmp_path / "fused")
+    with compilations() as happened:
+        hooks = Hooks(on_log=lambda row: happened.append(f"logged {row['steps']}"))
+        on_host = loops.train(config, run_dir=tmp_path / "host", on_host=True, hooks=hooks)
+        of_host = len(happened)
+        fused = loops.train(config, run_dir=tmp_path / "fused", hooks=hooks)
+    for told in (happened[:of_host], happened[of_host:]):
+        assert len(told[: told.index("logged 180")]) > 10  # compilations are heard
+        assert told[told.index("logged 180") :] == [f"logged {n}" for n in (180, 272, 360, 404)]
     lines = [(tmp_path / d / "evaluations.csv").read_text().splitlines() for d in ("host", "fused")]
     assert lines[0] == lines[1]
     due = [m for m in range(4, 405, 4) if m // 42 > (m - 4) // 42]
@@ -33,6 +46,20 @@ def test_periods_mean_the_same_in_both_loops(tmp_path):
     logged = [[row["steps"] for row in log(tmp_path / d)] for d in ("host", "fused")]
     assert logged[0] == logged[1] == [92, 180, 272, 360, 404]
     assert on_host.steps == fused.steps == 404
+
+
+@contextlib.contextmanager
+def compilations():
+    """A list that grows by a line whenever jax traces or compiles."""
+    happened = []
+
+    def listen(event, _duration, **_):
+        if event.startswith("/jax/core/compile"):
+            happened.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield happened
+    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_both_loops_stop_at_the_same_step(tmp_path):
