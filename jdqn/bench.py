@@ -26,6 +26,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--steps", metavar="N", help="agent steps (10_000; JAX-native: 50_000)")
     parser.add_argument("--peer", metavar="NAME", help="sb3: only the loop, beside that library's")
+    parser.add_argument(
+        "--profile", metavar="DIR", help="only a trace of the loop, for Perfetto and TensorBoard"
+    )
     parser.add_argument("--csv", metavar="FILE", help="also write the figures there")
     add_options(parser)
     arguments = parser.parse(argv)
@@ -46,7 +49,7 @@ def bench(config: Config, arguments: argparse.Namespace) -> None:
         f"{config.replay.batch_size} every {config.train.update_period_steps} steps; "
         f"{jax.devices()[0].device_kind}, jax {jax.__version__}\n"
     )
-    for i, row in enumerate(_measure(config, steps, arguments.peer)):
+    for i, row in enumerate(_measure(config, steps, arguments)):
         if i == 0:  # what is refused, is refused before the first figure
             sys.stdout.write(title)
         sys.stdout.write(f"{row.stage:26} {row.value:12,.3f} {row.unit:8} {row.note}\n")
@@ -58,15 +61,28 @@ def bench(config: Config, arguments: argparse.Namespace) -> None:
 
 def _check(arguments: argparse.Namespace) -> int | None:
     """Refuses at once what would be refused after minutes; returns `--steps`."""
+    if arguments.peer and arguments.profile:
+        raise ConfigError(f"--profile {arguments.profile}: not with --peer, which is not traced")
     if arguments.peer not in (None, "sb3"):
         raise ConfigError(f"--peer {arguments.peer}: unknown library (known: sb3)")
     if arguments.peer and importlib.util.find_spec("stable_baselines3") is None:
         raise ConfigError("--peer sb3: not installed; pip install -e '.[bench]'")
+    if arguments.profile is not None:
+        _check_profile(pathlib.Path(arguments.profile))
     if arguments.csv is not None:
         _check_csv(pathlib.Path(arguments.csv))
     if arguments.steps is None:
         return None
     return parse_count("--steps", arguments.steps, most=1_000_000_000)
+
+
+def _check_profile(path: pathlib.Path) -> None:
+    """Refuses what would be traced in vain."""
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"--profile {path}: is no folder")
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not os.access(there, os.W_OK):
+        raise ConfigError(f"--profile {path}: no permission to write there")
 
 
 def _check_csv(path: pathlib.Path) -> None:
@@ -80,10 +96,12 @@ def _check_csv(path: pathlib.Path) -> None:
         raise ConfigError(f"--csv {path}: no permission to write there")
 
 
-def _measure(config: Config, steps: int, peer: str | None) -> "Iterator[Row]":
-    from jdqn.tools import stages, throughput
+def _measure(config: Config, steps: int, asked: argparse.Namespace) -> "Iterator[Row]":
+    from jdqn.tools import profiling, stages, throughput
 
-    if peer:
+    if asked.profile is not None:
+        return profiling.trace(config, pathlib.Path(asked.profile))
+    if asked.peer:
         return throughput.bench_peer(config, steps=steps)
     return itertools.chain(
         # The loop first: peak memory is that of the process.

@@ -24,19 +24,11 @@ def loop_rate(config: Config, *, steps: int) -> Row:
       config: what is trained; learning starts as early as it may.
       steps: agent steps to measure.
     """
-    start = max(config.replay.batch_size, 64 * config.env.num_envs)
+    start = earliest_start_steps(config)
     # Not more log events than a run has: each looks at a thousand held-out states.
     log_period = max(steps // 4, 4 * max(config.env.num_envs, config.train.update_period_steps))
-    short = with_overrides(
-        config,
-        train__learning_starts_steps=start,
-        train__steps=start + 6 * log_period,
-        train__log_period_steps=log_period,
-        train__eval_episodes=0,
-        train__checkpoint_period_steps=0,
-        train__checkpoint_replay=False,
-        train__stop_return=None,
-    )
+    steps = start + 6 * log_period
+    short = shortened(config, start_steps=start, steps=steps, log_period_steps=log_period)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         result = loops.train(short, run_dir=pathlib.Path(folder) / "run")
         if result.stopped_by:
@@ -50,6 +42,25 @@ def loop_rate(config: Config, *, steps: int) -> Row:
     period = config.train.update_period_steps
     note = f"update every {period}{several}, median of {len(rates)} log events"
     return Row("whole loop", float(np.median(rates)), "steps/s", note)
+
+
+def earliest_start_steps(config: Config) -> int:
+    """Agent steps before the first update of a short run."""
+    return max(config.replay.batch_size, 64 * config.env.num_envs)
+
+
+def shortened(config: Config, *, start_steps: int, steps: int, log_period_steps: int) -> Config:
+    """A run that does nothing but train, and stops early."""
+    return with_overrides(
+        config,
+        train__learning_starts_steps=start_steps,
+        train__steps=steps,
+        train__log_period_steps=log_period_steps,
+        train__eval_episodes=0,
+        train__checkpoint_period_steps=0,
+        train__checkpoint_replay=False,
+        train__stop_return=None,
+    )
 
 
 def bench_loop(config: Config, *, steps: int) -> Iterator[Row]:

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.slow
 COMMAND = [
     *(sys.executable, "-m", "jdqn.train", "--env", "CartPole-v1", "--steps", "10_000_000"),
     *("--train.log_period_steps", "200", "--train.eval_episodes", "0", "--run-dir", "run"),
+    *("--train.compilation_cache", "false"),
 ]
 
 
