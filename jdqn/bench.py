@@ -25,7 +25,10 @@ def main(argv: list[str] | None = None) -> None:
         epilog="example: python -m jdqn.bench --env Breakout --csv bench.csv",
     )
     parser.add_argument("--steps", metavar="N", help="agent steps (10_000; JAX-native: 50_000)")
-    parser.add_argument("--peer", metavar="NAME", help="sb3: only the loop, beside that library's")
+    parser.add_argument(
+        "--peer", metavar="NAME", help="only the loop, beside that of sb3 or cleanrl=SCRIPT"
+    )
+    parser.add_argument("--rounds", metavar="N", help="of a comparison, by turns (5)")
     parser.add_argument(
         "--profile", metavar="DIR", help="only a trace of the loop, for Perfetto and TensorBoard"
     )
@@ -37,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def bench(config: Config, arguments: argparse.Namespace) -> None:
     """Measures what the options ask for, prints each figure as it comes, and writes the CSV."""
-    steps = _check(arguments)
+    steps = _check(config, arguments)
     import jax
 
     from jdqn import compilation, envs
@@ -59,14 +62,15 @@ def bench(config: Config, arguments: argparse.Namespace) -> None:
                 csv.writer(file).writerows([row] if i else [row._fields, row])
 
 
-def _check(arguments: argparse.Namespace) -> int | None:
+def _check(config: Config, arguments: argparse.Namespace) -> int | None:
     """Refuses at once what would be refused after minutes; returns `--steps`."""
     if arguments.peer and arguments.profile:
         raise ConfigError(f"--profile {arguments.profile}: not with --peer, which is not traced")
-    if arguments.peer not in (None, "sb3"):
-        raise ConfigError(f"--peer {arguments.peer}: unknown library (known: sb3)")
-    if arguments.peer and importlib.util.find_spec("stable_baselines3") is None:
-        raise ConfigError("--peer sb3: not installed; pip install -e '.[bench]'")
+    if arguments.rounds is not None and not arguments.peer:
+        raise ConfigError(f"--rounds {arguments.rounds}: only with --peer")
+    if arguments.peer:
+        _rounds(arguments)
+        _check_peer(config, arguments.peer)
     if arguments.profile is not None:
         _check_profile(pathlib.Path(arguments.profile))
     if arguments.csv is not None:
@@ -74,6 +78,25 @@ def _check(arguments: argparse.Namespace) -> int | None:
     if arguments.steps is None:
         return None
     return parse_count("--steps", arguments.steps, most=1_000_000_000)
+
+
+def _rounds(arguments: argparse.Namespace) -> int:
+    """How many; raises ConfigError."""
+    return parse_count("--rounds", arguments.rounds or "5", most=1_000)
+
+
+def _check_peer(config: Config, peer: str) -> None:
+    """Refuses what is unknown or not installed."""
+    if peer == "sb3":
+        if importlib.util.find_spec("stable_baselines3") is None:
+            raise ConfigError("--peer sb3: not installed; pip install -e '.[bench]'")
+        return
+    name, _, script = peer.partition("=")
+    if name != "cleanrl" or not script:
+        raise ConfigError(f"--peer {peer}: unknown (known: sb3, cleanrl=SCRIPT)")
+    from jdqn.tools import cleanrl
+
+    cleanrl.check(pathlib.Path(script), config)
 
 
 def _check_profile(path: pathlib.Path) -> None:
@@ -102,7 +125,8 @@ def _measure(config: Config, steps: int, asked: argparse.Namespace) -> "Iterator
     if asked.profile is not None:
         return profiling.trace(config, pathlib.Path(asked.profile))
     if asked.peer:
-        return throughput.bench_peer(config, steps=steps)
+        rounds = _rounds(asked)
+        return throughput.bench_peer(config, steps=steps, peer=asked.peer, rounds=rounds)
     return itertools.chain(
         # The loop first: peak memory is that of the process.
         throughput.bench_loop(config, steps=steps),

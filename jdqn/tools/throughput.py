@@ -1,20 +1,23 @@
 """The speed of whole training loops, ours and a peer's."""
 
 import contextlib
+import functools
 import gc
 import io
 import json
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 
 from jdqn import loops
 from jdqn.config import Config, with_overrides
-from jdqn.tools import peers
+from jdqn.tools import cleanrl, peers
 from jdqn.tools.figures import Row, peak_host_gb
+
+PEER_STEPS = 4_000  # of a peer in a round
 
 
 def loop_rate(config: Config, *, steps: int) -> Row:
@@ -78,14 +81,41 @@ def peak_memory(what: str) -> Iterator[Row]:
         yield Row(f"peak device memory, {what}", stats["peak_bytes_in_use"] / 1e9, "GB")
 
 
-def bench_peer(config: Config, *, steps: int) -> Iterator[Row]:
-    """The loop beside SB3's with one environment and with as many; an update every 1, 4 steps."""
-    for period in (1, 4):
-        rated = with_overrides(config, train__update_period_steps=period)
-        own = loop_rate(rated, steps=steps)
+def bench_peer(config: Config, *, steps: int, peer: str, rounds: int) -> Iterator[Row]:
+    """The loop and another library's, by turns, with the same batch and update period.
+
+    Args:
+      config: what is trained.
+      steps: agent steps of ours in a round.
+      peer: `sb3`, with one environment, 8 and as many as ours, or `cleanrl=SCRIPT`, with one.
+      rounds: each measures ours once and each of theirs.
+
+    Yields:
+      Every rate; at the end the ratios, whose spread says what they are worth.
+    """
+    theirs = _rates_of(config, peer)
+    ratios: dict[str, list[float]] = {name: [] for name in theirs}
+    for number in range(1, rounds + 1):
+        own = loop_rate(config, steps=steps)
         yield own
-        for num_envs in dict.fromkeys((1, config.env.num_envs)):
-            peer_config = with_overrides(rated, env__num_envs=num_envs)
-            rate = peers.sb3_steps_per_second(peer_config, steps=4_000)
-            times = f"{num_envs} environments; jdqn is {own.value / rate:.1f} times as fast"
-            yield Row("Stable-Baselines3", rate, "steps/s", times)
+        for name, measure in theirs.items():
+            rate = measure()
+            ratios[name].append(own.value / rate)
+            yield Row(name, rate, "steps/s", f"round {number} of {rounds}")
+    for name, values in ratios.items():
+        note = f"median of {rounds} rounds, {min(values):.2f} to {max(values):.2f}"
+        yield Row(f"jdqn / {name}", float(np.median(values)), "×", note)
+
+
+def _rates_of(config: Config, peer: str) -> dict[str, Callable[[], float]]:
+    """What measures a peer, by its name and how many environments it has."""
+    if peer != "sb3":
+        script = pathlib.Path(peer.removeprefix("cleanrl="))
+        return {"CleanRL": lambda: cleanrl.steps_per_second(script, config, steps=PEER_STEPS)}
+
+    def rate(num_envs: int) -> float:
+        rival = with_overrides(config, env__num_envs=num_envs)
+        return peers.sb3_steps_per_second(rival, steps=PEER_STEPS)
+
+    counts = [n for n in (1, 8) if n < config.env.num_envs] + [config.env.num_envs]
+    return {f"SB3, {n} environments": functools.partial(rate, n) for n in counts}

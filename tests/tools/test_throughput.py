@@ -1,5 +1,6 @@
 """The speed of whole loops: which log events count, what is left behind, the peer beside it."""
 
+import itertools
 import json
 import types
 
@@ -8,7 +9,7 @@ import pytest
 from helpers import tiny
 
 from jdqn import loops
-from jdqn.tools import peers, throughput
+from jdqn.tools import cleanrl, peers, throughput
 from jdqn.tools.figures import Row
 
 
@@ -68,20 +69,36 @@ def test_a_device_that_counts_its_memory_is_asked_for_the_peak(monkeypatch):
     assert row == Row("peak device memory, loop", 3.0, "GB")
 
 
-def test_a_peer_is_measured_with_one_environment_and_with_as_many(monkeypatch):
+def test_a_peer_is_measured_by_turns_with_one_environment_and_more(monkeypatch):
     asked = []
+    rates = itertools.count(1)
 
     def theirs(config, *, steps):
         asked.append((config.train.update_period_steps, config.env.num_envs))
         return 10.0 * config.env.num_envs
 
     def ours(config, *, steps):
-        return Row("whole loop", 100.0 * config.train.update_period_steps, "steps/s")
+        asked.append("ours")
+        return Row("whole loop", 100.0 * next(rates), "steps/s")
 
     monkeypatch.setattr(peers, "sb3_steps_per_second", theirs)
     monkeypatch.setattr(throughput, "loop_rate", ours)
-    rows = list(throughput.bench_peer(tiny(), steps=64))
-    assert asked == [(1, 1), (1, 4), (4, 1), (4, 4)]
-    assert [row.value for row in rows] == [100, 10, 40, 400, 10, 40]
-    assert "1 environments; jdqn is 10.0 times as fast" in rows[1].note
-    assert "4 environments; jdqn is 10.0 times as fast" in rows[5].note
+    rows = list(throughput.bench_peer(tiny(), steps=64, peer="sb3", rounds=3))
+    assert asked == ["ours", (4, 1), (4, 4)] * 3
+    assert [row.value for row in rows[:9]] == [100, 10, 40, 200, 10, 40, 300, 10, 40]
+    assert rows[4].note == "round 2 of 3"
+    assert rows[9:] == [
+        Row("jdqn / SB3, 1 environments", 20.0, "×", "median of 3 rounds, 10.00 to 30.00"),
+        Row("jdqn / SB3, 4 environments", 5.0, "×", "median of 3 rounds, 2.50 to 7.50"),
+    ]
+    config = tiny(env__num_envs=16, train__learning_starts_steps=64)
+    many = throughput.bench_peer(config, steps=64, peer="sb3", rounds=1)
+    assert [row.stage for row in many][1:4] == [f"SB3, {n} environments" for n in (1, 8, 16)]
+
+
+def test_a_script_of_cleanrl_is_measured_too(monkeypatch):
+    monkeypatch.setattr(throughput, "loop_rate", lambda *_, steps: Row("", 90.0, "steps/s"))
+    monkeypatch.setattr(cleanrl, "steps_per_second", lambda script, *_, steps: float(str(script)))
+    _, theirs, ratio = throughput.bench_peer(tiny(), steps=64, peer="cleanrl=45", rounds=1)
+    assert theirs.value == 45
+    assert ratio.value == 2
