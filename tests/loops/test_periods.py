@@ -3,6 +3,7 @@
 import contextlib
 
 import jax
+import psutil
 import pytest
 from helpers import tiny
 from runs_helpers import log
@@ -77,3 +78,22 @@ def test_both_loops_stop_at_the_same_step(tmp_path):
     ]
     assert results[0].steps == results[1].steps < 4000
     assert results[0].steps % 300 == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("on_host", "steps"), [(True, 20_000), (False, 100_000)])
+def test_memory_does_not_grow(tmp_path, on_host, steps):
+    """Once every kind of event has been: megabytes of the process from a quarter of the run on."""
+    config = tiny(
+        "jdqn/Chain",
+        env__num_envs=8,
+        train__steps=steps,
+        train__log_period_steps=steps // 40,
+        train__eval_period_steps=steps // 20,
+        train__checkpoint_period_steps=steps // 20,
+    )
+    held = []
+    hooks = Hooks(on_log=lambda _: held.append(psutil.Process().memory_info().rss / 1e6))
+    loops.train(config, run_dir=tmp_path / "run", on_host=on_host, hooks=hooks)
+    assert len(held) == 40
+    assert held[-1] - held[9] < 8, held
