@@ -25,7 +25,7 @@ FIELDS = {
     "agent.target_period_steps": 100,
     "replay.capacity": 512,
     "replay.batch_size": 8,
-    "train.steps": 20_000,
+    "train.steps": 100_000,
     "train.learning_starts_steps": 32,
     "train.update_period_steps": 4,
     "train.log_period_steps": 40,
@@ -83,7 +83,7 @@ def killed_and_ended(folder, begin, kill_worker=None, seed=0):
     sweep = begin()
     killed = []
     while len(killed) < NUM_KILLS:
-        time.sleep(rng.uniform(1, 15))
+        time.sleep(rng.uniform(1, 8))
         assert sweep.poll() is None, f"it has ended after {len(killed)} kills: too soon"
         killed.append(kill_at_random(rng, sweep, folder, kill_worker))
         if killed[-1] == "sweep":
