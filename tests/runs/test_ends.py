@@ -33,7 +33,6 @@ def started(tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=hear_signals,
         )
         processes.append(process)
         return process
@@ -42,12 +41,6 @@ def started(tmp_path):
     for process in processes:
         process.kill()
         process.wait()
-
-
-def hear_signals():
-    """What started the tests may ignore some, as `nohup` does, and what it starts would too."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def read_until(process, start):
