@@ -31,11 +31,10 @@ def trace(config: Config, folder: pathlib.Path) -> Iterator[Row]:
     Yields:
       The agent steps that are in the trace, how long each program ran in a tick, and the file.
     """
-    start = throughput.earliest_start_steps(config)
     period = 4 * max(config.env.num_envs, config.train.update_period_steps)
-    tracer = _Tracer(folder, start)
-    steps = start + (BEFORE + TRACED_PERIODS + 1) * period
-    short = throughput.shortened(config, start_steps=start, steps=steps, log_period_steps=period)
+    periods = BEFORE + TRACED_PERIODS + 1
+    short = throughput.shortened(config, log_periods=periods, log_period_steps=period)
+    tracer = _Tracer(folder, short.train.learning_starts_steps)
     with tempfile.TemporaryDirectory() as run, contextlib.redirect_stdout(io.StringIO()):
         result = loops.train(short, run_dir=pathlib.Path(run) / "run", hooks=Hooks(tracer.on_log))
     tracer.stop()

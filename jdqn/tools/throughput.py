@@ -27,11 +27,10 @@ def loop_rate(config: Config, *, steps: int) -> Row:
       config: what is trained; learning starts as early as it may.
       steps: agent steps to measure.
     """
-    start = earliest_start_steps(config)
     # Not more log events than a run has: each looks at a thousand held-out states.
     log_period = max(steps // 4, 4 * max(config.env.num_envs, config.train.update_period_steps))
-    steps = start + 6 * log_period
-    short = shortened(config, start_steps=start, steps=steps, log_period_steps=log_period)
+    short = shortened(config, log_periods=6, log_period_steps=log_period)
+    start = short.train.learning_starts_steps
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         result = loops.train(short, run_dir=pathlib.Path(folder) / "run")
         if result.stopped_by:
@@ -47,17 +46,13 @@ def loop_rate(config: Config, *, steps: int) -> Row:
     return Row("whole loop", float(np.median(rates)), "steps/s", note)
 
 
-def earliest_start_steps(config: Config) -> int:
-    """Agent steps before the first update of a short run."""
-    return max(config.replay.batch_size, 64 * config.env.num_envs)
-
-
-def shortened(config: Config, *, start_steps: int, steps: int, log_period_steps: int) -> Config:
-    """A run that does nothing but train, and stops early."""
+def shortened(config: Config, *, log_periods: int, log_period_steps: int) -> Config:
+    """A run that does nothing but train, from as early as it may on, for so many log periods."""
+    start = max(config.replay.batch_size, 64 * config.env.num_envs)
     return with_overrides(
         config,
-        train__learning_starts_steps=start_steps,
-        train__steps=steps,
+        train__learning_starts_steps=start,
+        train__steps=start + log_periods * log_period_steps,
         train__log_period_steps=log_period_steps,
         train__eval_episodes=0,
         train__checkpoint_period_steps=0,
