@@ -1,5 +1,7 @@
 """Making environments by name, and what every adapter keeps to."""
 
+from importlib.util import find_spec
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from helpers import tiny
 
 from jdqn.config import ConfigError, shown
 from jdqn.envs import check_name, make_env, says_no_limit
+
+needs_gymnax = pytest.mark.skipif(not find_spec("gymnax"), reason="gymnax, an extra, is not here")
 
 
 @pytest.mark.parametrize("name", ["picture", "CartPole-v1", "Breakout", "ale"])
@@ -113,7 +117,7 @@ def test_every_environment_is_cut(name):
     ("name", "words"),
     [
         ("jdqn/Chian", 'unknown environment "jdqn/Chian"; did you mean "jdqn/Chain"?'),
-        ("gymnax/CartPol-v1", 'did you mean "gymnax/CartPole-v1"?'),
+        pytest.param("gymnax/CartPol-v1", 'did you mean "gymnax/CartPole-v1"?', marks=needs_gymnax),
         ("Breakot", 'did you mean "Breakout"?'),
         ("jax:no_module:make", 'there is no module "no_module"'),
     ],
@@ -124,6 +128,14 @@ def test_a_name_is_checked_before_anything_is_made(name, words):
     assert words in str(info.value)
 
 
-@pytest.mark.parametrize("name", ["jdqn/Chain", "gymnax/CartPole-v1", "CartPole-v1", "Pong"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "jdqn/Chain",
+        pytest.param("gymnax/CartPole-v1", marks=needs_gymnax),
+        "CartPole-v1",
+        "Pong",
+    ],
+)
 def test_a_name_that_is_known_is_found(name):
     check_name(tiny(name).env)
