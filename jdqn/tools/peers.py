@@ -15,7 +15,7 @@ from jdqn.records import EnvSpec
 
 
 def sb3_steps_per_second(config: Config, *, steps: int) -> float:
-    """Agent steps per second of Stable-Baselines3's DQN while learning, on one torch thread.
+    """Agent steps per second of Stable-Baselines3's DQN while learning, on torch's own threads.
 
     The same environments behind the same adapter, the same network sizes, batch and updates per
     step. Its vector environments cannot reset on the next step, so that the first observation of
@@ -30,12 +30,10 @@ def sb3_steps_per_second(config: Config, *, steps: int) -> float:
     """
     try:
         import stable_baselines3  # noqa: F401
-        import torch
     except ImportError:
         raise ConfigError(
             "--peer sb3: Stable-Baselines3 is not installed; pip install -e '.[bench]'"
         ) from None
-    torch.set_num_threads(1)
     start = max(config.replay.batch_size, 8 * config.env.num_envs)
     with contextlib.closing(envs.make_env(config)) as env:
         model = _sb3_model(config, env, start)
