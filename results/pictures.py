@@ -1,5 +1,4 @@
-"""Draws cartpole.png, chain.png, deep_sea.png and minatar_breakout.png from the tables beside this
-file.
+"""Draws the pictures beside this file from the tables there.
 
 python results/pictures.py [FOLDER]    writes into FOLDER, by default beside the tables
 """
