@@ -37,7 +37,7 @@ class QNetwork(nn.Module):
     dueling: str = "none"  # none, mean, max or sum
     noisy: str = "none"
     noisy_sigma: float = 0.5
-    compute_dtype: str = "float32"  # or bfloat16: of what layers multiply; they return f32
+    compute_dtype: str = "float32"  # or bfloat16: of what layers below the outputs multiply
 
     @nn.compact
     def __call__(self, obs: chex.Array, samples: Any = None) -> chex.Array:
@@ -70,15 +70,18 @@ class QNetwork(nn.Module):
         return raw if self.layer is None else samples_last(raw, num_samples)
 
     def _stream(self, name: str, x: chex.Array, outputs: int, num_samples: int) -> chex.Array:
-        """Hidden layers and an output of each head, `[B, K, outputs, Z]`."""
+        """Hidden layers and an output of each head, `[B, K, outputs, Z]`.
 
-        def dense(width: int, name: str) -> layers.HeadDense:
+        Outputs are multiplied in float32 always: what tells actions apart is small beside Q-values.
+        """
+
+        def dense(width: int, name: str, dtype: str) -> layers.HeadDense:
             noisy = (self.noisy, self.noisy_sigma, num_samples)
-            return layers.HeadDense(width, self.heads, *noisy, self.compute_dtype, name=name)
+            return layers.HeadDense(width, self.heads, *noisy, dtype, name=name)
 
         for i, width in enumerate(self.hidden):
-            x = nn.relu(dense(width, f"{name}_hidden_{i}")(x))
-        x = dense(outputs * self.num_outputs, name)(x)
+            x = nn.relu(dense(width, f"{name}_hidden_{i}", self.compute_dtype)(x))
+        x = dense(outputs * self.num_outputs, name, "float32")(x)
         return x.reshape(*x.shape[:2], outputs, self.num_outputs)
 
 
