@@ -132,7 +132,7 @@ class Network(Section):
     v_max: Annotated[float, Field(ge=-1e6, le=1e6)] = _doc("C51: largest atom")
     prior_scale: NonNegative = _doc("weight of the fixed random prior networks; 0: none")
     compute_dtype: Literal["float32", "bfloat16"] = _doc(
-        "of what layers multiply; parameters, sums, Q-values and losses are float32"
+        "of what layers below the outputs multiply; all else is float32"
     )
 
 

@@ -80,24 +80,30 @@ def test_parameters_gradients_optimiser_answers_targets_and_losses_are_float32(
 
 
 @AGENTS
-def test_every_product_of_a_gpus_program_is_in_bf16_when_it_is_asked_for(
+def test_every_product_of_a_gpus_program_but_outputs_is_in_bf16_when_it_is_asked_for(
     monkeypatch, spec, overrides
 ):
     """The factors are; a dot gives float32, a convolution what cuDNN can give."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    atoms = overrides.get("network__atoms", 1)
+    outputs = {str(spec.num_actions * atoms), *([str(atoms)] if atoms > 1 else [])}
     for dtype in ("float32", "bfloat16"):
         agent, state, ring = make(dtype, spec, overrides)
         lowered = jax.jit(agent.learn).trace(state, ring, 24).lower(lowering_platforms=("cuda",))
         text = lowered.as_text()
         found = re.findall(
-            r"stablehlo.(dot_general|convolution).* : \(tensor<\S*x(\w+)>, tensor<\S*x(\w+)>\)"
+            r"stablehlo.(dot_general|convolution).* : \(tensor<(\S*)x(\w+)>, tensor<(\S*)x(\w+)>\)"
             r" -> tensor<\S*x(\w+)>",
             text,
         )
         assert len(found) == len(re.findall("stablehlo.(?:dot_general|convolution)", text)) > 6
         short = "bf16" if dtype == "bfloat16" else "f32"
-        products = {("dot_general", short, short, "f32"), ("convolution", short, short, short)}
-        assert set(found) <= products
+        expected = {("dot_general", short, short, "f32"), ("convolution", short, short, short)}
+        for kind, x, x_dtype, y, y_dtype, result in found:
+            if kind == "dot_general" and outputs & {*x.split("x"), *y.split("x")}:
+                assert (x_dtype, y_dtype) == ("f32", "f32")
+            else:
+                assert (kind, x_dtype, y_dtype, result) in expected
         assert ("bf16" in text) == (dtype == "bfloat16")
 
 
