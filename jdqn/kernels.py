@@ -72,25 +72,33 @@ def convolve(
     scale: float = 1.0,
     for_cpu: bool,
     dtype: str = "float32",
+    padding: str = "VALID",
 ) -> chex.Array:
-    """Unpadded convolution of `scale` times `[B, H, W, C]`, u8 or f32, with `[k, k, C, O]`.
+    """Convolution of `scale` times `[B, H, W, C]`, u8 or f32, with `[k, k, C, O]`.
 
-    On a CPU it is a matmul over patches: XLA runs the library's convolution on one core there, and
-    its gradient inside a scan as a naive loop. Results are the same in both forms, and f32;
-    `dtype` is that of what is multiplied.
+    Unpadded on a CPU it is a matmul over patches: XLA runs the library's convolution on one core
+    there, and its gradient inside a scan as a naive loop. Results are the same in both forms, and
+    f32; `dtype` is that of what is multiplied. Padded, `"SAME"`, `k` is odd and `stride` 1.
     """
     if for_cpu or dtype != "float32":  # the kernel is smaller than x, and bytes are exact in bf16
         kernel = kernel * scale
     else:
         x = x.astype(jnp.float32) * scale  # converted anyway
-    form = conv_for_cpu if for_cpu else conv_by_library
-    return form(x, kernel, stride, dtype)
+    if padding == "SAME" and for_cpu:
+        return same_conv_for_cpu(x, kernel, dtype)
+    if for_cpu:
+        return conv_for_cpu(x, kernel, stride, dtype)
+    return conv_by_library(x, kernel, stride, dtype, padding)
 
 
 def conv_by_library(
-    x: chex.Array, kernel: chex.Array, stride: int, dtype: str = "float32"
+    x: chex.Array,
+    kernel: chex.Array,
+    stride: int,
+    dtype: str = "float32",
+    padding: str = "VALID",
 ) -> chex.Array:
-    """XLA's convolution of `[B, H, W, C]`, u8 or f32, with `[k, k, C, O]`, unpadded.
+    """XLA's convolution of `[B, H, W, C]`, u8 or f32, with `[k, k, C, O]`.
 
     Its result is rounded to `dtype` too: cuDNN has no other, and for one in float32 XLA would not
     round the operands.
@@ -99,7 +107,7 @@ def conv_by_library(
         x.astype(dtype),
         kernel.astype(dtype),
         (stride, stride),
-        "VALID",
+        padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return result.astype(jnp.float32)
@@ -152,6 +160,45 @@ def _conv_backward(
 
 
 conv_for_cpu.defvjp(_conv_forward, _conv_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def same_conv_for_cpu(x: chex.Array, kernel: chex.Array, dtype: str = "float32") -> chex.Array:
+    """The library's padded convolution of stride 1, with a gradient that is quick in a scan.
+
+    Forward it is twice as quick as patches for few channels, and the patches of a deep network
+    would not be kept in little memory: they are built for the kernel's gradient alone.
+    """
+    return _same_conv_forward(x, kernel, dtype)[0]
+
+
+def _same_conv_forward(
+    x: chex.Array, kernel: chex.Array, dtype: str
+) -> tuple[chex.Array, tuple[chex.Array, chex.Array]]:
+    rounded = operand(x.astype(jnp.float32), dtype)
+    y = conv_by_library(rounded, operand(kernel, dtype), 1, padding="SAME")
+    return y, (x, kernel)
+
+
+def _same_conv_backward(
+    dtype: str, residuals: tuple[chex.Array, chex.Array], dy: chex.Array
+) -> tuple[chex.Array | None, chex.Array]:
+    x, kernel = residuals
+    dy = operand(dy, dtype)
+    around = kernel.shape[0] // 2
+    padded = jnp.pad(x, ((0, 0), (around, around), (around, around), (0, 0)))
+    patches = operand(conv_patches(padded, kernel.shape[0], 1), dtype)
+    # As in `_conv_backward`, barrier and all.
+    rows = dy.reshape(-1, dy.shape[-1])
+    columns = jax.lax.optimization_barrier(patches).reshape(len(rows), -1)
+    d_kernel = jax.lax.optimization_barrier(multiply(rows.T, columns)).T.reshape(kernel.shape)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return None, d_kernel
+    turned = operand(kernel[::-1, ::-1].swapaxes(2, 3), dtype)
+    return conv_by_library(dy, turned, 1, padding="SAME"), d_kernel
+
+
+same_conv_for_cpu.defvjp(_same_conv_forward, _same_conv_backward)
 
 
 def conv_patches(x: chex.Array, size: int, stride: int) -> chex.Array:

@@ -151,6 +151,7 @@ OF_CARTPOLE = {
     "widths in words": ("--network.hidden wide", ["network.hidden = 'wide'", "list"]),
     "widths in lists": ("--network.hidden [[8]]", ["network.hidden.0 = [8]", "integer"]),
     "choice": ("--agent.loss hubert", ["agent.loss = 'hubert'", "'huber'"]),
+    "torso width": ("--network.torso_width 0", ["network.torso_width = 0", "greater than 0"]),
     "torso": ("--network.torso nature", ["network.torso", "nature", "image"]),
     "seeds": ("--num-seeds 2", ["train.num_seeds = 2", "JAX"]),
     "threads": ("--env.num_threads 1025", ["env.num_threads", "1024"]),

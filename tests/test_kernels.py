@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import QUICK
 
 from jdqn import kernels
 
@@ -141,6 +142,35 @@ def test_convolutions_in_bf16_are_of_rounded_factors(rng, dtype, stride):
         for ours, theirs in zip(got, want, strict=True):
             assert ours.dtype == jnp.float32
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=error * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("of_bytes", [True, False])
+def test_padded_convolutions_agree_in_value_and_gradient(rng, of_bytes, dtype):
+    """In bfloat16 both are of rounded factors, whose results the library would round besides."""
+    x = rng.integers(0, 256, (2, 5, 6, 3)).astype(np.uint8)
+    x = x if of_bytes else x / np.float32(77)
+    kernel = rng.normal(size=(3, 3, 3, 4)).astype(np.float32)
+    pull = rng.normal(size=(2, 5, 6, 4)).astype(np.float32)
+
+    @functools.partial(jax.jit, static_argnums=(0,), compiler_options=QUICK)
+    def convolved(form, x, kernel, pull):
+        wanted = (kernel,) if of_bytes else (x, kernel)
+        y, pull_back = jax.vjp(lambda *of: form(*(x, *of)[-2:]), *wanted)
+        return y, *pull_back(pull)
+
+    def for_cpu(x, kernel):
+        return kernels.convolve(x, kernel, 1, for_cpu=True, dtype=dtype, padding="SAME")
+
+    def by_library(x, kernel):
+        return kernels.convolve(x, kernel, 1, for_cpu=False, padding="SAME")
+
+    got = convolved(for_cpu, x, kernel, pull)
+    exact = (x, kernel, pull)
+    if dtype == "bfloat16":
+        exact = (x if of_bytes else rounded(x), rounded(kernel), rounded(pull))
+    for ours, theirs in zip(got, convolved(by_library, *exact), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
 def test_a_stride_that_does_not_divide_the_kernel_is_refused():

@@ -109,8 +109,17 @@ class Env(Section):
 class Network(Section):
     """The Q-network."""
 
-    torso: Literal["auto", "nature", "minatar", "mlp", "none"] = _doc(
+    torso: Literal["auto", "nature", "minatar", "impala", "mlp", "none"] = _doc(
         "what the heads share; auto: by observation; none: the heads share nothing"
+    )
+    torso_width: Annotated[int, Field(gt=0, le=64)] = _doc(
+        "impala: its channels are 16, 32 and 32 times this"
+    )
+    torso_pool: Annotated[int, Field(ge=0, le=1_024)] = _doc(
+        "impala: rows and columns that a last adaptive max-pool leaves; 0: no such pool"
+    )
+    spectral_norm: bool = _doc(
+        "impala: kernels of residual blocks are divided by their largest singular value"
     )
     value_head: Annotated[str, Known(("auto",))] = _doc(
         "what an action's outputs say; auto: Q-values, or with atoms C51; or module:name of yours"

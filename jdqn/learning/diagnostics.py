@@ -26,6 +26,8 @@ def diagnose(model: Model, state: AgentState, obs: chex.Array) -> dict[str, chex
     found = {"q_heldout": jnp.mean(jnp.max(q, axis=-1))}
     for name, ratio in networks.signal_to_noise(state.params).items():
         found[f"signal_to_noise/{name}"] = ratio
+    if norms := networks.largest_singular_values(state.network_state):
+        found["spectral_norm"] = jnp.max(jnp.stack(norms))
     if model.network.dueling != "none":
         # What the aggregation makes of the streams, whose own offsets are arbitrary.
         by_max = model.network.dueling == "max"

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdqn import clock, devices, envs, kernels, learning
+from jdqn import clock, devices, envs, kernels, learning, networks
 from jdqn.config import Config
 from jdqn.envs.jax_native import JaxEnv, JaxEnvState
 from jdqn.loops.shared import Begun, Carry, Turn, build, restore, shardings
@@ -145,10 +145,11 @@ def begin(
     env = envs.make_native_env(config, num_envs=config.env.num_envs)
     replay, agent = build(config, env.spec)
     parts = Parts(config, env, replay, agent, chunk_ticks(config))
+    torso = networks.says_torso(config.network.torso, env.spec.frame_shape)
     carries = start(parts, stop)
     if resumed is None:
         carries = with_parameters(started, carries, config.train.num_seeds)
-        return Begun(replay, agent, functools.partial(turns, parts, carries))
+        return Begun(replay, agent, functools.partial(turns, parts, carries), said=torso)
     like = jax.eval_shape(functools.partial(init, parts), np.int64(0))
     restored = restore(resumed, replay, agent, carries, like)
     carries = restored.carries
@@ -157,7 +158,7 @@ def begin(
         carries = _in_new_episodes(parts, carries, resumed.found.manifest["tick"])
         said = ["the environments start new episodes"]
     loop = functools.partial(turns, parts, carries, learned=restored.learned)
-    return Begun(replay, agent, loop, restored.held_out, said)
+    return Begun(replay, agent, loop, restored.held_out, [*torso, *said])
 
 
 def start(parts: Parts, stop: stopping.Stop | None = None) -> list[Carry]:

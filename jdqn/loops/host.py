@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jdqn import clock, devices, envs, kernels, learning
+from jdqn import clock, devices, envs, kernels, learning, networks
 from jdqn.config import Config, RunError
 from jdqn.loops.shared import Begun, Carry, Turn, build, restore, shardings
 from jdqn.records import Timestep
@@ -55,7 +55,8 @@ def begin(
     replay, agent = build(config, env.spec)
     # What a user's own `make_env` makes is not cut.
     limit = envs.says_no_limit(config) if make_env is envs.make_env else None
-    said = [*([limit] if limit else []), *env.said]
+    torso = networks.says_torso(config.network.torso, env.spec.frame_shape)
+    said = [*([limit] if limit else []), *env.said, *torso]
     if resumed is None:
         carry = start(config, replay, agent, _first_timestep(env), stop)
         (carry,) = with_parameters(started, [carry], num_seeds=1)

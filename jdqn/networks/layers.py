@@ -29,7 +29,7 @@ def uniform(bound: float) -> nn.initializers.Initializer:
 
 
 class Conv(nn.Module):
-    """Unpadded convolution over `[B, H, W, C]` with a HWIO kernel, in either form of `kernels`.
+    """Convolution over `[B, H, W, C]` with a HWIO kernel, in either form of `kernels`.
 
     Parameters are the same in both forms, so checkpoints do not depend on the backend.
     """
@@ -39,6 +39,7 @@ class Conv(nn.Module):
     stride: int
     for_cpu: bool
     compute_dtype: str = "float32"  # or bfloat16: of what is multiplied
+    padding: str = "VALID"  # or SAME, of stride 1 alone
 
     @nn.compact
     def __call__(self, x: chex.Array, scale: float = 1.0) -> chex.Array:
@@ -50,7 +51,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", init, shape)
         bias = self.param("bias", init, (self.features,))
         convolve = functools.partial(kernels.convolve, for_cpu=self.for_cpu, scale=scale)
-        y = convolve(x, kernel, self.stride, dtype=self.compute_dtype)
+        y = convolve(x, kernel, self.stride, dtype=self.compute_dtype, padding=self.padding)
         return y + bias[None, None, None, :]
 
 

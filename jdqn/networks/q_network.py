@@ -38,6 +38,9 @@ class QNetwork(nn.Module):
     noisy: str = "none"
     noisy_sigma: float = 0.5
     compute_dtype: str = "float32"  # or bfloat16: of what layers below the outputs multiply
+    torso_width: int = 1
+    torso_pool: int = 0
+    spectral_norm: bool = False
 
     @nn.compact
     def __call__(self, obs: chex.Array, samples: Any = None) -> chex.Array:
@@ -51,7 +54,8 @@ class QNetwork(nn.Module):
           `[B, K, A, Z]` f32, or `[B, K, A, n·Z]` of `n` samples; the value head reads them.
         """
         told = (self.scale, self.torso_hidden, self.for_cpu, self.compute_dtype)
-        x = torsos.TORSOS[self.torso](*told)(obs)
+        of_impala = (self.torso_width, self.torso_pool, self.spectral_norm)
+        x = torsos.TORSOS[self.torso](*told, *of_impala)(obs)
         num_samples = 1
         if self.layer is not None:
             x = self.layer(name="value_layer")(x, samples)
@@ -123,9 +127,7 @@ def make_network(
       ConfigError: images too small for the torso's convolutions.
     """
     fields = config.network
-    torso: str = fields.torso
-    if torso == "auto":
-        torso = torsos.by_observation(spec.frame_shape)
+    torso = torsos.chosen(fields.torso, spec.frame_shape)
     smallest = torsos.TORSOS[torso].smallest_side
     if torsos.smaller_side(spec.frame_shape) < smallest:
         raise ConfigError(
@@ -147,4 +149,7 @@ def make_network(
         noisy=fields.noisy,
         noisy_sigma=fields.noisy_sigma or noise.SIGMAS.get(fields.noisy, 0.0),
         compute_dtype=fields.compute_dtype,
+        torso_width=fields.torso_width,
+        torso_pool=fields.torso_pool,
+        spectral_norm=fields.spectral_norm,
     )

@@ -1,17 +1,20 @@
 """Torsos: from observations `[B, S, *frame_shape]` to features `[B, F]` that all heads share.
 
-A new torso is one class with these three fields, and one entry in `TORSOS`.
+A new torso is one class with these fields, and one entry in `TORSOS`.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import chex
 import flax.linen as nn
+import flax.traverse_util
 import jax.numpy as jnp
 
 from jdqn import kernels
-from jdqn.networks import layers
+from jdqn.networks import layers, pooling
+
+SPECTRAL_NORM = "spectral_norm"  # the collection of its power iterations
 
 
 class Torso(nn.Module):
@@ -21,6 +24,10 @@ class Torso(nn.Module):
     hidden: Sequence[int]  # `network.torso_hidden`, for those that have a choice
     for_cpu: bool
     compute_dtype: str = "float32"  # or bfloat16: of what is multiplied
+    # For `impala`, `network.torso_width`, `torso_pool` and `spectral_norm`:
+    width: int = 1
+    pool: int = 0
+    spectral_norm: bool = False
 
     smallest_side: ClassVar[int] = 0  # of an image, channels last; 0: takes anything
 
@@ -56,6 +63,48 @@ class MinAtarTorso(ConvTorso):
     convolutions = ((16, 3, 1),)
 
 
+class ImpalaTorso(Torso):
+    """The residual network of Espeholt et al. 2018, figure 3, without its dense layer and LSTM.
+
+    An image too small for the nature torso goes through the first of the three stages alone, and
+    through no adaptive pool.
+    """
+
+    stages: ClassVar[tuple[int, ...]] = (16, 32, 32)  # channels of width 1
+
+    @nn.compact
+    def __call__(self, obs: chex.Array) -> chex.Array:
+        """Images of bytes or floats, `[B, S, H, W]` or `[B, S, H, W, C]`."""
+        x = kernels.stack_to_channels(obs)
+        scale = self.scale
+        is_large = has_all_stages(x.shape[1:])
+        for channels in self.stages if is_large else self.stages[:1]:
+            x = pooling.max_pool(self._conv(channels * self.width)(x, scale))
+            scale = 1.0
+            for _ in range(2):
+                x += self._residual(self._residual(x))
+        x = nn.relu(x)
+        if self.pool and is_large:
+            x = pooling.adaptive_max_pool(x, self.pool)
+        return x.reshape(x.shape[0], -1)
+
+    def _conv(self, channels: int) -> layers.Conv:
+        """A convolution that keeps rows and columns."""
+        return layers.Conv(channels, 3, 1, self.for_cpu, self.compute_dtype, "SAME")
+
+    def _residual(self, x: chex.Array) -> chex.Array:
+        """Half of a residual block; the kernel perhaps divided by its largest singular value.
+
+        As in Miyato et al. 2018: a step of power iteration in each pass, remembered where learning
+        lets the network state change.
+        """
+        conv = self._conv(x.shape[-1])
+        if not self.spectral_norm:
+            return conv(nn.relu(x))
+        normalised = nn.SpectralNorm(conv, collection_name=SPECTRAL_NORM)
+        return normalised(nn.relu(x), update_stats=self.is_mutable_collection(SPECTRAL_NORM))
+
+
 class FlatTorso(Torso):
     """Nothing shared: the observation as it is, scaled."""
 
@@ -83,9 +132,16 @@ class MlpTorso(Torso):
 TORSOS: dict[str, type[Torso]] = {
     "nature": NatureTorso,
     "minatar": MinAtarTorso,
+    "impala": ImpalaTorso,
     "mlp": MlpTorso,
     "none": FlatTorso,
 }
+
+
+def largest_singular_values(network_state: Any) -> list[chex.Array]:
+    """What the spectral norm divides by, of each kernel; none without it."""
+    flat = flax.traverse_util.flatten_dict(network_state.get(SPECTRAL_NORM, {}))
+    return [value for path, value in flat.items() if path[-1].endswith("/sigma")]
 
 
 def flatten(obs: chex.Array, scale: float) -> chex.Array:
@@ -93,12 +149,29 @@ def flatten(obs: chex.Array, scale: float) -> chex.Array:
     return obs.reshape(obs.shape[0], -1).astype(jnp.float32) * scale
 
 
-def by_observation(frame_shape: tuple[int, ...]) -> str:
-    """The torso that `auto` stands for: by the smaller side of an image, channels last."""
+def chosen(torso: str, frame_shape: tuple[int, ...]) -> str:
+    """The torso that a name stands for: `auto` by the smaller side of an image, channels last.
+
+    `impala` is for images, vectors get the mlp all the same.
+    """
     side = smaller_side(frame_shape)
-    if not side:
+    if not side and torso in ("auto", "impala"):
         return "mlp"
-    return "minatar" if side < NatureTorso.smallest_side else "nature"
+    if torso == "auto":
+        return "nature" if side >= NatureTorso.smallest_side else "minatar"
+    return torso
+
+
+def says_torso(torso: str, frame_shape: tuple[int, ...]) -> list[str]:
+    """What a run says of the torso it has in place of the one that was asked for."""
+    if torso in ("auto", chosen(torso, frame_shape)):
+        return []
+    return [f'network.torso = "{torso}" is for images: observations of {frame_shape} get the mlp']
+
+
+def has_all_stages(frame_shape: tuple[int, ...]) -> bool:
+    """Whether an image is large enough for all stages and the adaptive pool of `impala`."""
+    return smaller_side(frame_shape) >= NatureTorso.smallest_side
 
 
 def smaller_side(frame_shape: tuple[int, ...]) -> int:

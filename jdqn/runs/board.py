@@ -30,6 +30,7 @@ GROUPS = {
     "advantage": "value/advantage",
     "q_spread": "heads/q_spread",
     "disagreement": "heads/disagreement",
+    "spectral_norm": "network/spectral_norm",
     "epsilon": "exploration/epsilon",
     "priority_mean": "replay/priority_mean",
     "priority_max": "replay/priority_max",

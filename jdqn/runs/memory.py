@@ -49,7 +49,8 @@ def needed(config: Config, spec: EnvSpec, replay: Replay, agent: learning.Agent)
     state, actor = jax.eval_shape(agent.init, jax.random.key(0))
     torso = _num_bytes(_of_torso(state.params))
     params = _num_bytes(state.params)
-    by_torso = torso > params - torso
+    of_torso = "torso_width" if "ImpalaTorso_0" in state.params["params"] else "torso_hidden"
+    widths = of_torso if torso > params - torso else "hidden"
     stack = spec.frame_stack * math.prod(spec.frame_shape)
     as_floats = 4 * stack
     stored_and_floats = stack * spec.frame_dtype.itemsize + as_floats
@@ -58,7 +59,7 @@ def needed(config: Config, spec: EnvSpec, replay: Replay, agent: learning.Agent)
     parts = {
         "replay.capacity": replay.num_bytes // memories,
         # Gradients are as large as what they are of.
-        "network.torso_hidden" if by_torso else "network.hidden": _num_bytes(state) + params,
+        f"network.{widths}": _num_bytes(state) + params,
         "replay.batch_size": 2 * config.replay.batch_size * stored_and_floats,
         "env.num_envs": _num_bytes(actor) + config.env.num_envs * as_floats,
         "env.frame_stack": min(HELD_OUT_STATES, replay.capacity) * stored_and_floats,

@@ -13,8 +13,16 @@ from jdqn import networks
 from jdqn.config import Config, ConfigError
 from jdqn.envs.interface import Interface
 from jdqn.learning import AgentState, make_value_head
-from jdqn.learning.model import Model, make_model
-from jdqn.networks.torsos import ConvTorso, MlpTorso
+from jdqn.learning.model import Model, make_model, online_variables
+from jdqn.networks import pooling
+from jdqn.networks.torsos import (
+    SPECTRAL_NORM,
+    ConvTorso,
+    FlatTorso,
+    ImpalaTorso,
+    MlpTorso,
+    has_all_stages,
+)
 from jdqn.records import EnvSpec
 
 OPSET = 18
@@ -54,14 +62,15 @@ def to_onnx(config: Config, interface: Interface, state: AgentState, dtype: str)
     import onnx
 
     model = make_model(config, interface.spec, make_value_head(config))
-    _check_known(model, state)
+    _check_known(model)
     graph = _Graph(dtype)
     frames = _frames(graph, interface)
-    if issubclass(networks.TORSOS[model.network.torso], ConvTorso):
+    if issubclass(networks.TORSOS[model.network.torso], (ConvTorso, ImpalaTorso)):
         frames = _channels_first(graph, interface.spec, frames)
-    raw = _network(graph, model.network, state.params, frames)
+    sides = interface.spec.frame_shape[:2]
+    raw = _network(graph, model.network, online_variables(state), frames, sides)
     if model.prior_scale:
-        prior = _network(graph, model.prior_network, state.prior_params, frames)
+        prior = _network(graph, model.prior_network, state.prior_params, frames, sides)
         scaled = graph.add("Mul", prior, graph.number(model.prior_scale))
         raw = graph.add("Add", raw, scaled)
     _read(graph, model, raw)
@@ -86,12 +95,12 @@ def to_onnx(config: Config, interface: Interface, state: AgentState, dtype: str)
     return made.SerializeToString()
 
 
-def _check_known(model: Model, state: AgentState) -> None:
+def _check_known(model: Model) -> None:
     """Raises ConfigError for a network that this module cannot write down."""
     head = model.value_head
     torso = networks.TORSOS[model.network.torso]
-    known = torso in (networks.TORSOS["none"], MlpTorso) or issubclass(torso, ConvTorso)
-    if head.support is None or head.layer is not None or not known or state.network_state:
+    known = torso in (FlatTorso, MlpTorso, ImpalaTorso) or issubclass(torso, ConvTorso)
+    if head.support is None or head.layer is not None or not known:
         raise ConfigError(
             "model.onnx is written for the networks that ship with jdqn; this agent has one of "
             "its own: leave it out with --no-onnx"
@@ -145,6 +154,20 @@ class _Graph:
         """With axes in another order."""
         return self.add("Transpose", value, perm=list(axes))
 
+    def convolution(self, value: str, layer: Any, **attributes: Any) -> str:
+        """Of `[B, C, H, W]`, with a bias."""
+        kernel = self.weight(np.transpose(layer["kernel"], (3, 2, 0, 1)))
+        return self.add("Conv", value, kernel, self.weight(layer["bias"]), **attributes)
+
+    def maximum(self, value: str, axis: int, start: int, end: int) -> str:
+        """Of a part of an axis, which is kept."""
+        limits = [self.constant(np.array([number], np.int64)) for number in (start, end, axis)]
+        return self.add("ReduceMax", self.add("Slice", value, *limits), limits[2], keepdims=1)
+
+    def flat(self, value: str) -> str:
+        """`[B, C, H, W]` to `[B, F]`, channels last, as heads have learned them."""
+        return self.add("Flatten", self.transpose(value, 0, 2, 3, 1), axis=1)
+
     def affine(self, value: str, kernel: Any, bias: Any) -> str:
         """A matrix product and a bias."""
         return self.add("Add", self.add("MatMul", value, self.weight(kernel)), self.weight(bias))
@@ -192,10 +215,12 @@ def _channels_first(graph: _Graph, spec: EnvSpec, frames: str) -> str:
     return graph.reshape(moved, -1, spec.frame_stack * channels, height, width)
 
 
-def _network(graph: _Graph, network: networks.QNetwork, variables: Any, frames: str) -> str:
-    """Raw output `[B, K, A, Z]`, see `networks.QNetwork`."""
+def _network(
+    graph: _Graph, network: networks.QNetwork, variables: Any, frames: str, sides: tuple[int, ...]
+) -> str:
+    """Raw output `[B, K, A, Z]`, see `networks.QNetwork`; `sides` are those of an image."""
     params = variables["params"]
-    x = _torso(graph, network, params, frames)
+    x = _torso(graph, network, variables, frames, sides)
     if network.dueling == "none":
         return _stream(graph, network, params, "q", x, network.num_actions)
     value = _stream(graph, network, params, "value", x, 1)
@@ -207,10 +232,18 @@ def _network(graph: _Graph, network: networks.QNetwork, variables: Any, frames: 
     return graph.add("Add", value, advantage)
 
 
-def _torso(graph: _Graph, network: networks.QNetwork, params: Any, frames: str) -> str:
+def _torso(
+    graph: _Graph, network: networks.QNetwork, variables: Any, frames: str, sides: tuple[int, ...]
+) -> str:
     """Features `[B, F]`."""
     torso = networks.TORSOS[network.torso]
-    layers = params.get(f"{torso.__name__}_0", {})
+    name = f"{torso.__name__}_0"
+    layers = variables["params"].get(name, {})
+    if torso is ImpalaTorso:
+        if network.spectral_norm:
+            layers = _normalised(layers, variables[SPECTRAL_NORM][name])
+        pool = network.torso_pool if has_all_stages(sides) else 0
+        return _impala(graph, layers, frames, sides, pool)
     if issubclass(torso, ConvTorso):
         return _convolutions(graph, torso.convolutions, layers, frames)
     x = graph.add("Flatten", frames, axis=1)
@@ -226,13 +259,43 @@ def _convolutions(
     """Features `[B, F]` of images, channels first in between."""
     x = frames
     for i, (_, _, stride) in enumerate(convolutions):
-        layer = layers[f"Conv_{i}"]
-        kernel = graph.weight(np.transpose(layer["kernel"], (3, 2, 0, 1)))
-        strides = [stride, stride]
-        x = graph.add("Conv", x, kernel, graph.weight(layer["bias"]), strides=strides)
-        x = graph.add("Relu", x)
-    # Flattened with channels last, as the heads have learned them.
-    return graph.add("Flatten", graph.transpose(x, 0, 2, 3, 1), axis=1)
+        x = graph.add("Relu", graph.convolution(x, layers[f"Conv_{i}"], strides=[stride, stride]))
+    return graph.flat(x)
+
+
+def _impala(graph: _Graph, layers: Any, frames: str, sides: tuple[int, ...], pool: int) -> str:
+    """Features `[B, F]` of images, see `torsos.ImpalaTorso`."""
+    convolutions = (layers[f"Conv_{i}"] for i in range(len(layers)))
+    around = {"pads": [1, 1, 1, 1]}
+    x = frames
+    for _ in range(len(layers) // 5):  # stages
+        x = graph.convolution(x, next(convolutions), **around)
+        x = graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER")
+        sides = tuple(-(-side // 2) for side in sides)
+        for _ in range(2):
+            y = x
+            for _ in range(2):
+                y = graph.convolution(graph.add("Relu", y), next(convolutions), **around)
+            x = graph.add("Add", x, y)
+    x = graph.add("Relu", x)
+    for axis, side in enumerate(sides, start=2) if pool else ():
+        maxima = [graph.maximum(x, axis, *window) for window in pooling.windows(side, pool)]
+        x = graph.add("Concat", *maxima, axis=axis)
+    return graph.flat(x)
+
+
+def _normalised(layers: Any, iterations: Any) -> Any:
+    """Layers with kernels divided as `flax.linen.SpectralNorm` does where it changes no state."""
+    divided = dict(layers)
+    for variables in iterations.values():
+        path, u = next((path, u) for path, u in variables.items() if path.endswith("/u"))
+        name = path.partition("/")[0]
+        kernel = np.asarray(layers[name]["kernel"])
+        matrix = kernel.reshape(-1, kernel.shape[-1])
+        left = matrix @ np.asarray(u)[0]
+        singular_value = np.linalg.norm(left @ matrix) / np.linalg.norm(left)
+        divided[name] = {**layers[name], "kernel": kernel / singular_value}
+    return divided
 
 
 def _stream(

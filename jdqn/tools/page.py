@@ -24,6 +24,7 @@ DIAGNOSTICS = {
     "q_mean": "Q-value, mean of the batches learned from",
     "q_heldout": "Q-value of held-out observations",
     "q_spread": "spread of the heads (standard deviation of Q)",
+    "spectral_norm": "largest spectral norm of a residual convolution",
     "disagreement": "heads that disagree with the vote",
     "gradient_norm": "gradient norm",
     "priority_mean": "priority, mean",

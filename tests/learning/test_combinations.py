@@ -53,21 +53,26 @@ SWITCHES = {
     "bf16": {
         value: {"network.compute_dtype": "bfloat16" if value else "float32"} for value in (0, 1)
     },
+    "impala": {
+        0: {"network.torso": "mlp"},
+        1: {"network.torso": "impala", "network.spectral_norm": True},
+    },
 }
+IMAGES = SPEC._replace(frame_shape=(3, 1))  # the same frames, for `impala`
 # fmt: off
 ROWS = [
-    (True, "none", "independent", 1, 1, "proportional", 0, 1, "half", "head", "huber", 0),
-    (True, "mean", "none", 11, 1, "uniform", 3, 1, "poisson", "head", "squared", 0),
-    (True, "sum", "factorised", 11, 3, "proportional", 3, 1, "all", "head", "squared", 0),
-    (False, "mean", "independent", 1, 1, "rank", 0, 3, "all", "head_per_step", "huber", 0),
-    (False, "none", "none", 11, 3, "rank", 3, 1, "all", "vote", "squared", 0),
-    (False, "max", "factorised", 11, 1, "rank", 0, 3, "half", "head", "huber", 1),
-    (True, "max", "independent", 11, 3, "uniform", 3, 1, "all", "vote", "huber", 1),
-    (False, "max", "none", 1, 3, "proportional", 0, 3, "poisson", "head_per_step", "squared", 0),
-    (True, "mean", "factorised", 1, 3, "proportional", 3, 1, "half", "vote", "squared", 1),
-    (False, "sum", "none", 1, 3, "uniform", 0, 1, "half", "head_per_step", "huber", 1),
-    (True, "sum", "independent", 11, 1, "rank", 0, 3, "poisson", "vote", "squared", 0),
-    (True, "none", "factorised", 11, 3, "uniform", 3, 3, "poisson", "head_per_step", "huber", 1),
+    (True, "none", "independent", 1, 1, "proportional", 0, 1, "half", "head", "huber", 0, 1),
+    (True, "mean", "none", 11, 1, "uniform", 3, 1, "poisson", "head", "squared", 0, 1),
+    (True, "sum", "factorised", 11, 3, "proportional", 3, 1, "all", "head", "squared", 0, 1),
+    (False, "mean", "independent", 1, 1, "rank", 0, 3, "all", "head_per_step", "huber", 0, 1),
+    (False, "none", "none", 11, 3, "rank", 3, 1, "all", "vote", "squared", 0, 0),
+    (False, "max", "factorised", 11, 1, "rank", 0, 3, "half", "head", "huber", 1, 0),
+    (True, "max", "independent", 11, 3, "uniform", 3, 1, "all", "vote", "huber", 1, 1),
+    (False, "max", "none", 1, 3, "proportional", 0, 3, "poisson", "head_per_step", "squared", 0, 0),
+    (True, "mean", "factorised", 1, 3, "proportional", 3, 1, "half", "vote", "squared", 1, 0),
+    (False, "sum", "none", 1, 3, "uniform", 0, 1, "half", "head_per_step", "huber", 1, 0),
+    (True, "sum", "independent", 11, 1, "rank", 0, 3, "poisson", "vote", "squared", 0, 0),
+    (True, "none", "factorised", 11, 3, "uniform", 3, 3, "poisson", "head_per_step", "huber", 1, 0),
 ]
 # fmt: on
 
@@ -96,9 +101,16 @@ class Made(NamedTuple):
     learn: Any
 
 
-def make(config):
-    memory = replay.make_replay(config, SPEC)
-    agent = learning.make_agent(config, SPEC, memory)
+def steps_of(spec):
+    """Random steps with frames of its shape, and actions."""
+    steps, actions = random_steps(4, TICKS)
+    frame = steps.frame.reshape(*steps.frame.shape[:2], *spec.frame_shape)
+    return steps._replace(frame=frame), actions
+
+
+def make(config, spec=SPEC):
+    memory = replay.make_replay(config, spec)
+    agent = learning.make_agent(config, spec, memory)
 
     @quick_jit
     def start(steps, actions):
@@ -106,7 +118,7 @@ def make(config):
 
     # Optimised little, programs compute a value again where they use it: the maximum of dueling
     # advantages once had no gradient but NaN.
-    return Made(agent, *start(*random_steps(4, TICKS)), quick_jit(agent.learn))
+    return Made(agent, *start(*steps_of(spec)), quick_jit(agent.learn))
 
 
 def after(made, calls, first=TICKS - 1):
@@ -126,7 +138,8 @@ def test_a_row_of_the_covering_array_learns_and_acts(row):
     overrides = {}
     for name, value in chosen.items():
         overrides |= SWITCHES[name][value]
-    made = make(small(**overrides))
+    spec = IMAGES if chosen["impala"] else SPEC
+    made = make(small(**overrides), spec)
     state, replay_state, seen = after(made, 3)
 
     assert made.learn._cache_size() == 1
@@ -138,6 +151,9 @@ def test_a_row_of_the_covering_array_learns_and_acts(row):
     assert shapes((state, replay_state)) == shapes((made.state, made.replay_state))
     assert not any(equal_to_the_bit(state.params, made.state.params))  # every leaf learns
     assert all(equal_to_the_bit(state.target_params, made.state.params))  # none was due
+    if chosen["impala"]:  # each power iteration goes on, in the online network alone
+        assert not all(equal_to_the_bit(state.network_state, made.state.network_state))
+        assert all(equal_to_the_bit(state.target_network_state, made.state.network_state))
     if chosen["prior_scale"]:
         assert all(equal_to_the_bit(state.prior_params, made.state.prior_params))
     else:
@@ -158,7 +174,7 @@ def test_a_row_of_the_covering_array_learns_and_acts(row):
         voters = actor.replace(head=jnp.full_like(actor.head, learning.ALL_VOTE))
         return seen, made.agent.act_in_evaluation(state, voters, step, TICKS)
 
-    step = jax.tree.map(lambda x: x[0], random_steps(4, TICKS)[0])
+    step = jax.tree.map(lambda x: x[0], steps_of(spec)[0])
     for action, actor in acts(state, made.actor, step):
         assert action.shape == (4,)
         assert np.all((np.asarray(action) >= 0) & (np.asarray(action) < SPEC.num_actions))

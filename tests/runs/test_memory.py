@@ -75,6 +75,14 @@ def test_the_largest_part_is_named_by_its_field(monkeypatch, overrides, named):
         assert words in str(info.value)
 
 
+def test_the_residual_torso_is_named_by_its_width(monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: memory.Limit(2_000_000, "a small machine"))
+    config = tiny(network__torso="impala", network__torso_width=16)
+    spec = vector_spec()._replace(frame_shape=(10, 10), frame_dtype=np.dtype(np.uint8))
+    with pytest.raises(ConfigError, match="torso_width = 16: the run needs"):
+        memory.check_memory(config, *parts_of(config, spec))
+
+
 def test_what_fits_exactly_is_taken_and_seeds_are_counted(monkeypatch):
     one = tiny("jdqn/Chain")
     parts = parts_of(one, vector_spec())

@@ -24,6 +24,7 @@ FLOATS = np.dtype(np.float32)
 VECTORS = Interface(vector_spec(3), (3,), FLOATS)
 ONE_VECTOR = Interface(vector_spec(3, frame_stack=1), (3,), FLOATS)
 ATARI = Interface(EnvSpec((84, 84), BYTES, 4, 4, 1 / 255), (84, 84), BYTES)
+LARGE = Interface(EnvSpec((36, 45), BYTES, 2, 3, 1 / 255), (36, 45), BYTES)
 COLOURS = Interface(EnvSpec((5, 6, 3), BYTES, 2, 3, 1 / 255), (5, 6, 3), BYTES)
 FLAGS = Interface(EnvSpec((10,), BYTES, 1, 2, 1.0), (5, 2), np.dtype(bool))
 TWO = spaces.Discrete(2)
@@ -100,9 +101,13 @@ def drawn(config, between):
 
         def random(leaf):
             fan_in = leaf.shape[-1] if leaf.ndim == 3 else math.prod(leaf.shape[:-1])
-            return rng.normal(size=leaf.shape).astype(np.float32) / math.sqrt(fan_in)
+            return np.float32(rng.normal(size=leaf.shape) / math.sqrt(fan_in))
 
-        weights = {"params": like.params, "prior_params": like.prior_params}
+        weights = {
+            "params": like.params,
+            "prior_params": like.prior_params,
+            "network_state": like.network_state,
+        }
         rest = dict.fromkeys(["opt_state", "target_params", "key", "non_finite"])
         state = like.replace(**jax.tree.map(random, weights), **rest)
         PROGRAMS[key] = (jax.jit(agent.output, compiler_options=QUICK), state)
@@ -143,6 +148,17 @@ def test_q_is_that_of_jdqn_on_atari_in_full_size(agent):
 @pytest.mark.parametrize("dueling", ["max", "sum"])
 def test_streams_put_together_in_other_ways(dueling):
     check(small("dueling", network__dueling=dueling, network__torso="none"), VECTORS)
+
+
+@pytest.mark.parametrize(("between", "pool"), [(COLOURS, 6), (LARGE, 4)])
+def test_impala_of_one_stage_and_of_three_with_spectral_norm_and_pool(between, pool):
+    fields = {"network__torso": "impala", "network__torso_pool": pool}
+    config = small("bootstrapped_prior", **fields, network__spectral_norm=True)
+    model = check(config, between)
+    kinds = [node.op_type for node in model.graph.node]
+    stages = 3 if between is LARGE else 1
+    assert kinds.count("Conv") == 2 * 5 * stages  # of the priors too
+    assert kinds.count("Concat") == (4 if between is LARGE else 0)
 
 
 def test_a_network_that_multiplies_in_bf16_is_written_down_in_float32():
