@@ -166,8 +166,8 @@ conv_for_cpu.defvjp(_conv_forward, _conv_backward)
 def same_conv_for_cpu(x: chex.Array, kernel: chex.Array, dtype: str = "float32") -> chex.Array:
     """The library's padded convolution of stride 1, with a gradient that is quick in a scan.
 
-    Forward it is twice as quick as patches for few channels, and the patches of a deep network
-    would not be kept in little memory: they are built for the kernel's gradient alone.
+    Forward it takes half the time of patches (3 × 3, 16 or 32 channels). They are built for the
+    kernel's gradient alone: kept, those of fifteen layers would be 290 MB for a batch of 32.
     """
     return _same_conv_forward(x, kernel, dtype)[0]
 
