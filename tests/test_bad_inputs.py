@@ -118,6 +118,11 @@ OF_CARTPOLE = {
     "function of Python's": ("--agent.loss os:system", ['"os:system"', "a module of yours"]),
     "function of a package": ("--agent.loss numpy:load", ['"numpy:load"', "installed package"]),
     "loss beside atoms": ("--agent.loss a:b --network.atoms 5", ["agent.loss = a:b", "atoms = 5"]),
+    "double beside Munchausen": (
+        "--agent munchausen --agent.double true",
+        ["agent.double = true", "munchausen_scale = 0.9"],
+    ),
+    "clip above zero": ("--agent.munchausen_clip 1", ["munchausen_clip = 1", "less than or equal"]),
     "learning rate": ("--optimizer.learning_rate -1", ["learning_rate = -1", "greater than 0"]),
     "larger than float32": ("--optimizer.learning_rate 1e300", ["1e+300", "1e37"]),
     "smaller than float32": ("--optimizer.eps 1e-300", ["optimizer.eps = 1e-300", "1e-37"]),

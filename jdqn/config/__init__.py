@@ -1,5 +1,6 @@
 """Frozen, validated configuration; nothing here imports jax, so that `--help` is quick."""
 
+from jdqn.config.errors import ConfigError, RunError
 from jdqn.config.layers import (
     RECORDS,
     config_dir,
@@ -19,7 +20,7 @@ from jdqn.config.options import (
     parse_count,
     parse_value,
 )
-from jdqn.config.schema import Config, ConfigError, RunError
+from jdqn.config.schema import Config
 from jdqn.config.sources import layers_of, protocol_of
 from jdqn.config.wording import shown
 

@@ -5,8 +5,9 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from jdqn.config.errors import ConfigError
 from jdqn.config.naming import suggest
-from jdqn.config.schema import Config, ConfigError
+from jdqn.config.schema import Config
 
 MOST_COLUMNS = 100
 INDENT = " " * 6

@@ -16,8 +16,9 @@ from typing import Any, Literal
 import pydantic
 import tomli_w
 
+from jdqn.config.errors import ConfigError
 from jdqn.config.naming import suggest
-from jdqn.config.schema import Config, ConfigError
+from jdqn.config.schema import Config
 from jdqn.config.wording import shown
 
 Kind = Literal["agents", "presets", "protocols"]

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
+from jdqn.config.errors import ConfigError
 from jdqn.config.naming import suggest
-from jdqn.config.schema import ConfigError
 from jdqn.config.wording import one_line
 
 # Beside `config.toml`, what tells the folder of a run or of an exported agent.

@@ -10,10 +10,11 @@ import tomllib
 from typing import Any, NoReturn
 
 from jdqn.config import foreign
+from jdqn.config.errors import ConfigError
 from jdqn.config.help import MORE, accepted, section_help
 from jdqn.config.layers import default_preset, load_config, names, provenance
 from jdqn.config.naming import suggest
-from jdqn.config.schema import Config, ConfigError, Section
+from jdqn.config.schema import Config, Section
 from jdqn.config.wording import one_line, shown
 
 # What a line of TOML would read past: a comment, another line, nothing that can be typed.

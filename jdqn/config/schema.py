@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 from pydantic import Field
 
+from jdqn.config import value_heads
+from jdqn.config.errors import ConfigError
 from jdqn.config.kinds import (
     Count,
     Kwargs,
@@ -21,19 +23,7 @@ from jdqn.config.kinds import (
     Widths,
     none,
 )
-from jdqn.config.naming import Known, fits_in_a_path, is_atari, is_own
-
-
-class ConfigError(ValueError):
-    """A mistake of the user's, in one sentence: the field, the value, what is accepted."""
-
-
-class RunError(RuntimeError):
-    """What was begun cannot go on, in one sentence; what could be saved has been."""
-
-    def __init__(self, sentence: str, status: int = 1):
-        super().__init__(sentence)
-        self.status = status  # of the process
+from jdqn.config.naming import Known, fits_in_a_path, is_atari
 
 
 class Section(pydantic.BaseModel):
@@ -121,8 +111,9 @@ class Network(Section):
     spectral_norm: bool = _doc(
         "impala: kernels of residual blocks are divided by their largest singular value"
     )
-    value_head: Annotated[str, Known(("auto",))] = _doc(
-        "what an action's outputs say; auto: Q-values, or with atoms C51; or module:name of yours"
+    value_head: Annotated[str, Known(("auto", "quantile", "implicit_quantile"))] = _doc(
+        "what an action's outputs say; auto: Q-values, or with atoms C51; quantile: QR-DQN; "
+        "implicit_quantile: IQN; or module:name of yours"
     )
     torso_hidden: Widths = _doc("widths of the mlp torso")
     hidden: Widths = _doc("hidden widths of each head")
@@ -135,10 +126,14 @@ class Network(Section):
         'σ at the start, factorised times 1/√inputs; "none": 0.5, independent 0.017'
     )
     atoms: Annotated[int, Field(gt=0, le=65_536)] = _doc(
-        "Z of the value distribution (C51); 1: Q-values"
+        "Z of the value distribution (C51), or of its quantiles; 1: Q-values"
     )
     v_min: Annotated[float, Field(ge=-1e6, le=1e6)] = _doc("C51: least atom")
     v_max: Annotated[float, Field(ge=-1e6, le=1e6)] = _doc("C51: largest atom")
+    quantile_samples: Width = _doc("IQN: N, fractions drawn for the online network in a loss")
+    quantile_samples_target: Width = _doc("IQN: N', those for the target in a loss")
+    quantile_samples_acting: Width = _doc("IQN: K, those that pick an action")
+    quantile_cosines: Width = _doc("IQN: cosines by which a fraction is told to the network")
     prior_scale: NonNegative = _doc("weight of the fixed random prior networks; 0: none")
     compute_dtype: Literal["float32", "bfloat16"] = _doc(
         "of what layers below the outputs multiply; all else is float32"
@@ -193,6 +188,13 @@ class Agent(Section):
     double: bool = _doc("the online network selects the action that the target evaluates")
     loss: Annotated[str, Known(("huber", "squared"))] = _doc(
         "of the TD error, huber with δ = 1, or module:name of yours; C51 has a loss of its own"
+    )
+    munchausen_scale: Probability = _doc(
+        "α of Munchausen: the target's scaled log-policy in the reward, and its soft value; 0: off"
+    )
+    munchausen_temperature: PositiveFloat = _doc("Munchausen: τ of the softmax policy")
+    munchausen_clip: Annotated[float, Field(ge=-1e6, le=0)] = _doc(
+        "Munchausen: the least that τ log-policy may be"
     )
     reward_clip: NonNegative = _doc("rewards are clipped to ± this when drawn; 0: off")
     target_period_steps: PositiveSteps = _doc(
@@ -306,11 +308,6 @@ def _check_switches(config: Config) -> None:
             f"env.protocol = {config.env.protocol}: a protocol is for Atari games, and env.name = "
             f'"{config.env.name}" is none'
         )
-    if is_own(config.agent.loss) and config.network.atoms > 1:
-        raise ConfigError(
-            f"agent.loss = {config.agent.loss}: of no use with network.atoms = "
-            f"{config.network.atoms}, C51 has a loss of its own"
-        )
     if replay.prioritization == "rank" and not replay.priority_exponent:
         raise ConfigError(
             "replay.priority_exponent = 0: must be above 0 with replay.prioritization = rank "
@@ -340,15 +337,6 @@ def _check_sizes(config: Config) -> None:
         )
 
 
-def _check_atoms(config: Config) -> None:
-    network = config.network
-    if network.atoms > 1 and network.v_max - network.v_min < 1e-3:
-        raise ConfigError(
-            f"network.v_min = {network.v_min:g}: must lie well below network.v_max = "
-            f"{network.v_max:g}"
-        )
-
-
 def _check_devices(config: Config) -> None:
     devices = config.train.num_devices
     if devices == "all" or int(devices) == 1:
@@ -366,7 +354,10 @@ def _check_devices(config: Config) -> None:
         )
 
 
-CHECKS = (_check_batch, _check_periods, _check_switches, _check_atoms, _check_sizes, _check_devices)
+CHECKS = (
+    *(_check_batch, _check_periods, _check_switches, _check_sizes, _check_devices),
+    *value_heads.CHECKS,
+)
 
 
 def _nearest(value: int, accepted: Iterable[int]) -> str:

@@ -22,8 +22,11 @@ def output(model: Model, state: AgentState, obs: chex.Array) -> QOutput:
 
 def diagnose(model: Model, state: AgentState, obs: chex.Array) -> dict[str, chex.Array]:
     """Figures over observations `[B, S, *frame_shape]`, with mean weights."""
-    q = _q_in_parts(model, state, obs)
+    q, spread = _in_parts(model, state, obs)
     found = {"q_heldout": jnp.mean(jnp.max(q, axis=-1))}
+    if spread is not None:
+        best = jnp.argmax(q, axis=-1, keepdims=True)
+        found["quantile_spread"] = jnp.mean(jnp.take_along_axis(spread, best, axis=-1))
     for name, ratio in networks.signal_to_noise(state.params).items():
         found[f"signal_to_noise/{name}"] = ratio
     if norms := networks.largest_singular_values(state.network_state):
@@ -42,12 +45,25 @@ def diagnose(model: Model, state: AgentState, obs: chex.Array) -> dict[str, chex
     return found
 
 
-def _q_in_parts(model: Model, state: AgentState, obs: chex.Array) -> chex.Array:
-    """Q `[B, K, A]`, 50 observations at a time: a thousand stacks at once are 400 MB."""
+def _in_parts(
+    model: Model, state: AgentState, obs: chex.Array
+) -> tuple[chex.Array, chex.Array | None]:
+    """Q, and the standard deviation of quantiles where there are any, `[B, K, A]` both.
+
+    50 observations at a time: a thousand stacks at once are 400 MB.
+    """
+    has_quantiles = isinstance(model.value_head.support, tuple)
+
+    def of_part(part: chex.Array) -> tuple[chex.Array, chex.Array | None]:
+        answer = output(model, state, part)
+        raw = answer.raw
+        if not has_quantiles or raw is None or raw.shape[-1] == 1:
+            return answer.q, None
+        return answer.q, jnp.std(raw, axis=-1)
+
     parts = len(obs) // 50 if len(obs) % 50 == 0 else 1
-    several = obs.reshape(parts, -1, *obs.shape[1:])
-    q = jax.lax.map(lambda part: output(model, state, part).q, several)
-    return q.reshape(-1, *q.shape[2:])
+    found = jax.lax.map(of_part, obs.reshape(parts, -1, *obs.shape[1:]))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
 
 
 def held_out(replay: Replay) -> Callable[[ReplayState], chex.Array]:

@@ -108,6 +108,45 @@ def categorical(atoms: chex.Array) -> TransitionLoss:
     return loss
 
 
+def quantile(
+    penalty: Callable[[chex.Array], chex.Array], fractions: chex.Array | None = None
+) -> TransitionLoss:
+    """QR-DQN (Dabney et al. 2017), IQN (2018) and, by the selector, Double of both.
+
+    Args:
+      penalty: of each TD error: with `huber` these are the papers', with κ = 1.
+      fractions: `[Z]` f32, of which returns the outputs are quantiles; None: those that the online
+        network was asked with, its `samples` `[Z]`.
+
+    Returns:
+      A loss with the arguments of `q_learning`; `raw` are quantiles `[A, Z]`, of the target as many
+      as there are. The selector's mean picks the action. The loss is a sum over the online
+      network's quantiles and a mean over the target's; the priority is the mean |TD error|.
+    """
+
+    def loss(
+        online_tm1: QOutput,
+        action_tm1: chex.Array,
+        reward_t: chex.Array,
+        discount_t: chex.Array,
+        target_t: QOutput,
+        selector_t: QOutput,
+    ) -> Loss:
+        assert online_tm1.raw is not None
+        assert target_t.raw is not None
+        chex.assert_rank([online_tm1.raw, target_t.raw, selector_t.q], [2, 2, 1])
+        chex.assert_rank([action_tm1, reward_t, discount_t], 0)
+        bootstrap = target_t.raw[jnp.argmax(selector_t.q)]
+        target = jax.lax.stop_gradient(reward_t + discount_t * bootstrap)
+        td_error = target[None, :] - online_tm1.raw[action_tm1][:, None]
+        fraction = online_tm1.samples if fractions is None else fractions
+        slope = jnp.abs(fraction[:, None] - (td_error < 0.0))
+        each = slope * jax.vmap(jax.vmap(penalty))(td_error)
+        return Loss(jnp.sum(jnp.mean(each, axis=1)), jnp.mean(jnp.abs(td_error)))
+
+    return loss
+
+
 def project(values: chex.Array, probabilities: chex.Array, atoms: chex.Array) -> chex.Array:
     """Moves mass at any values onto evenly spaced atoms (Bellemare et al. 2017, eq. 7).
 
@@ -134,7 +173,7 @@ def for_each(
 
     Args:
       loss_fn: the loss.
-      batch: the transitions.
+      batch: the transitions; `reward` is `[B]`, or `[B, K]` of each head.
       online: of `batch.obs`, leaves `[B, K, ...]`.
       target: of `batch.next_obs`, leaves `[B, K, ...]`: each head bootstraps from its own target.
       selector: of `batch.next_obs`, leaves `[B, K, ...]`.
@@ -143,11 +182,21 @@ def for_each(
       Leaves `[B, K]`.
     """
     chex.assert_rank(online.q, 3)
-    chex.assert_equal_shape([online.q, target.q, selector.q])
+    chex.assert_equal_shape([target.q, selector.q])
     of_head = QOutput(q=0, raw=0, samples=None)  # heads share what was drawn
-    over_heads = jax.vmap(loss_fn, in_axes=(of_head, None, None, None, of_head, of_head))
+    reward = 0 if batch.reward.ndim == 2 else None
+    over_heads = jax.vmap(loss_fn, in_axes=(of_head, None, reward, None, of_head, of_head))
     over_batch = jax.vmap(over_heads)
     return over_batch(online, batch.action, batch.reward, batch.discount, target, selector)
+
+
+def scaled_log_softmax(q: chex.Array, temperature: float) -> chex.Array:
+    """τ log π, `[..., A]`, of the softmax policy π of `q` `[..., A]` at a temperature τ.
+
+    From differences to the largest: `q / τ` would lose digits, and be infinite sooner.
+    """
+    below = q - jnp.max(q, axis=-1, keepdims=True)
+    return below - temperature * jax.nn.logsumexp(below / temperature, axis=-1, keepdims=True)
 
 
 def over_batch(each: Loss, batch: Batch) -> tuple[chex.Array, chex.Array]:

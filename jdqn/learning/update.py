@@ -18,7 +18,8 @@ from jdqn.records import QOutput
 from jdqn.replay import Replay, ReplayState, priorities
 
 Metrics = dict[str, chex.Array]
-# Of one update, in the order of a vector: one by one, each would be a kernel on a GPU.
+# Of one update, in the order of a vector, the value head's figures after them: one by one, each
+# would be a kernel on a GPU.
 METRICS = (
     "loss",
     "q_mean",
@@ -78,12 +79,13 @@ def learn(
     config = learner.config
     replay_state = _refresh_if_due(learner, replay_state, tick)
     draws = _draw_all(learner, state, replay_state, jax.random.fold_in(state.key, tick))
+    names = (*METRICS, *learner.model.value_head.figures)
 
     # The rows stay out of the carry: closed over, so that the scan cannot copy them.
     def body(learnt: Learnt, draws: Draws) -> tuple[Learnt, chex.Array]:
         before = learnt.put_into(state, replay_state)
         after, replayed, metrics = update(learner, *before, draws, tick)
-        return Learnt.of(after, replayed), jnp.stack([metrics[name] for name in METRICS])
+        return Learnt.of(after, replayed), jnp.stack([metrics[name] for name in names])
 
     learnt, seen = jax.lax.scan(body, Learnt.of(state, replay_state), draws)
     target_params, target_network_state = jax.lax.cond(
@@ -97,7 +99,7 @@ def learn(
         target_network_state=target_network_state,
         non_finite=jnp.minimum(state.non_finite, _first_non_finite(config, seen, tick)),
     )
-    metrics: Metrics = dict(zip(METRICS, jnp.mean(seen, axis=0), strict=True))
+    metrics: Metrics = dict(zip(names, jnp.mean(seen, axis=0), strict=True))
     metrics["gradient_norm"] *= clock.updates_per_call(config)  # a sum: 0 but for the last update
     metrics["epsilon"] = clock.epsilon(config, tick)
     metrics["importance_exponent"] = clock.importance_exponent(config, tick)
@@ -140,12 +142,13 @@ def update(
             mutable=tuple(state.network_state),  # by this pass alone
         )
         calls = make_calls(learner, noisy, state, draws.keys, noises, known=(batch.obs, online))
-        each = learner.model.value_head.loss(calls, batch)
-        value, priority = losses.over_batch(each, batch)
-        return value, (priority, online.q, network_state)
+        head = learner.model.value_head
+        value, priority = losses.over_batch(head.loss(calls, batch), batch)
+        figures = {name: jnp.mean(of(calls, batch)) for name, of in head.figures.items()}
+        return value, (priority, online.q, network_state, figures)
 
     (value, aux), of_noisy = jax.value_and_grad(loss, has_aux=True)(noisy)
-    priority, q, network_state = aux
+    priority, q, network_state, figures = aux
 
     def gradients() -> chex.ArrayTree:
         return jax.vjp(lambda p: networks.perturbed(p, noise), state.params)[1](of_noisy)[0]
@@ -153,7 +156,7 @@ def update(
     steps, opt_state = learner.optimizer.update(gradients(), state.opt_state, state.params)
     params = optax.apply_updates(state.params, steps)
     replay_state = learner.replay.update(replay_state, batch, priority)
-    metrics = {
+    metrics = figures | {
         "loss": value,
         "q_mean": jnp.mean(jnp.max(q, axis=-1)),
         "priority_mean": jnp.mean(priority),

@@ -108,3 +108,28 @@ class HeadDense(nn.Module):
             return draw(key, shape)
         drawn = draw(key, (shape[0] // self.inputs_per_env, *shape[1:]))
         return jnp.repeat(drawn, self.inputs_per_env, axis=0)
+
+
+class QuantileEmbedding(nn.Module):
+    """Features `[B, F]` times an embedding of each fraction `[B, n]`, to `[B, n, F]`.
+
+    Dabney et al. 2018, eq. 4, with cosines of 1 to n in place of 0 to n - 1, as in DQN Zoo and
+    Dopamine: the one of 0 is a bias.
+    """
+
+    num_cosines: int
+    compute_dtype: str = "float32"  # or bfloat16: of what is multiplied
+
+    @nn.compact
+    def __call__(self, features: chex.Array, fractions: chex.Array) -> chex.Array:
+        """Embeds each fraction on its own."""
+        chex.assert_rank([features, fractions], 2)
+        waves = jnp.pi * jnp.arange(1, self.num_cosines + 1)
+        cosines = jnp.cos(fractions[:, :, None] * waves[None, None])
+        init = fan_in_uniform(self.num_cosines)
+        product = kernels.dot_general(self.compute_dtype)
+        width = features.shape[-1]
+        dense = nn.Dense(
+            width, kernel_init=init, bias_init=init, dot_general=product, name="embedding"
+        )
+        return features[:, None] * nn.relu(dense(cosines))

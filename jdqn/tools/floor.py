@@ -68,8 +68,9 @@ def update_flops(config: Config, spec: EnvSpec) -> float:
             analysis = jax.jit(f).lower(params, obs).cost_analysis()
         return float(analysis["flops"] if analysis else "nan")
 
-    # Target, and the selector where it is not the target.
-    forwards = 2 if config.agent.double else 1
+    # Target, the selector where it is not the target, and the target of `obs`.
+    draws = make_value_head(config).draw is not None
+    forwards = 1 + (config.agent.double or draws) + bool(config.agent.munchausen_scale)
     return count(jax.grad(forward)) + forwards * count(forward)
 
 

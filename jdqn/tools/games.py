@@ -1,6 +1,7 @@
 """Games to look at: what happens at each step, and what the agent thinks of it."""
 
 import itertools
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ class Opinion(NamedTuple):
     probabilities: np.ndarray | None  # [K, A, Z] f32 of the value head's returns; None: it has none
     head: int  # as `ActorState.head`
     explores: bool  # the action is not what the policy finds best
+    quantiles: np.ndarray | None = None  # [K, A, Z] f32 of the return; None: it has none
 
 
 class Moment(NamedTuple):
@@ -52,13 +54,16 @@ class Brain(NamedTuple):
 
 def make_brain(config: Config, agent: Agent, state: AgentState) -> Brain:
     """An agent ready to play."""
-    has_support = returns_of(config) is not None
+    support = learning.make_value_head(config).support
 
-    def think(state: AgentState, stack: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    def think(state: AgentState, stack: jax.Array) -> dict[str, jax.Array]:
         answer = agent.output(state, stack)
-        if not has_support or answer.raw is None:
-            return answer.q[0], None
-        return answer.q[0], jax.nn.softmax(answer.raw[0], axis=-1)
+        said = {"q": answer.q[0]}
+        if support is None or answer.raw is None or answer.raw.shape[-1] == 1:
+            return said
+        if isinstance(support, tuple):
+            return said | {"quantiles": answer.raw[0]}
+        return said | {"probabilities": jax.nn.softmax(answer.raw[0], axis=-1)}
 
     return Brain(agent, jax.device_put(state), jax.jit(agent.act_in_evaluation), jax.jit(think))
 
@@ -67,6 +72,21 @@ def returns_of(config: Config) -> np.ndarray | None:
     """The returns `[Z]` that a value head weighs; None: it has no distribution over fixed ones."""
     support = learning.make_value_head(config).support
     return None if support is None or isinstance(support, tuple) else np.asarray(support)
+
+
+def distribution(opinion: Opinion, returns: np.ndarray | None) -> np.ndarray | None:
+    """What an opinion says of each of the returns `[Z]`, `[K, A, Z]`; None: nothing.
+
+    Of quantiles the part that is nearest to each.
+    """
+    if opinion.quantiles is None or returns is None:
+        return opinion.probabilities
+    size = len(returns)
+    *rows, num_quantiles = opinion.quantiles.shape
+    places = np.rint((opinion.quantiles - returns[0]) / (returns[1] - returns[0])).astype(int)
+    row = size * np.arange(math.prod(rows)).reshape(*rows, 1)
+    counts = np.bincount((row + places.clip(0, size - 1)).ravel(), minlength=size * row.size)
+    return counts.reshape(*rows, size) / num_quantiles
 
 
 def check_policy(policy: str, num_heads: int) -> None:
@@ -134,10 +154,10 @@ class _Thinking:
     def __call__(self, timestep: Timestep, tick: int) -> Thought:
         brain = self._brain
         action, self._actor = brain.act(brain.state, self._actor, timestep, tick)
-        q, probabilities = jax.device_get(brain.think(brain.state, self._actor.stack))
+        said = jax.device_get(brain.think(brain.state, self._actor.stack))
         number = int(action[0])
-        explores = not is_best(q, self._head, number)
-        opinion = Opinion(q, probabilities, self._head, explores)
+        explores = not is_best(said["q"], self._head, number)
+        opinion = Opinion(**{"probabilities": None} | said, head=self._head, explores=explores)
         return np.asarray(self._actor.stack[0]), opinion, number
 
 

@@ -14,6 +14,7 @@ from jdqn.config import Config, ConfigError
 from jdqn.envs.interface import Interface
 from jdqn.learning import AgentState, make_value_head
 from jdqn.learning.model import Model, make_model, online_variables
+from jdqn.learning.values import midpoints
 from jdqn.networks import pooling
 from jdqn.networks.torsos import (
     SPECTRAL_NORM,
@@ -62,15 +63,17 @@ def to_onnx(config: Config, interface: Interface, state: AgentState, dtype: str)
     import onnx
 
     model = make_model(config, interface.spec, make_value_head(config))
-    _check_known(model)
+    _check_known(config, model)
     graph = _Graph(dtype)
     frames = _frames(graph, interface)
     if issubclass(networks.TORSOS[model.network.torso], (ConvTorso, ImpalaTorso)):
         frames = _channels_first(graph, interface.spec, frames)
     sides = interface.spec.frame_shape[:2]
-    raw = _network(graph, model.network, online_variables(state), frames, sides)
+    fractions = _fractions(config)
+    variables = online_variables(state)
+    raw = _network(graph, model.network, variables, frames, sides, fractions)
     if model.prior_scale:
-        prior = _network(graph, model.prior_network, state.prior_params, frames, sides)
+        prior = _network(graph, model.prior_network, state.prior_params, frames, sides, fractions)
         scaled = graph.add("Mul", prior, graph.number(model.prior_scale))
         raw = graph.add("Add", raw, scaled)
     _read(graph, model, raw)
@@ -95,12 +98,21 @@ def to_onnx(config: Config, interface: Interface, state: AgentState, dtype: str)
     return made.SerializeToString()
 
 
-def _check_known(model: Model) -> None:
+def _fractions(config: Config) -> np.ndarray | None:
+    """Where quantiles are asked for, `[1, n]`, evenly, not drawn; None: none are."""
+    network = config.network
+    if network.value_head != "implicit_quantile":
+        return None
+    return np.asarray(midpoints(network.quantile_samples_acting))[None]
+
+
+def _check_known(config: Config, model: Model) -> None:
     """Raises ConfigError for a network that this module cannot write down."""
     head = model.value_head
     torso = networks.TORSOS[model.network.torso]
     known = torso in (FlatTorso, MlpTorso, ImpalaTorso) or issubclass(torso, ConvTorso)
-    if head.support is None or head.layer is not None or not known:
+    known &= head.layer is None or config.network.value_head == "implicit_quantile"
+    if head.support is None or not known:
         raise ConfigError(
             "model.onnx is written for the networks that ship with jdqn; this agent has one of "
             "its own: leave it out with --no-onnx"
@@ -216,11 +228,38 @@ def _channels_first(graph: _Graph, spec: EnvSpec, frames: str) -> str:
 
 
 def _network(
-    graph: _Graph, network: networks.QNetwork, variables: Any, frames: str, sides: tuple[int, ...]
+    graph: _Graph,
+    network: networks.QNetwork,
+    variables: Any,
+    frames: str,
+    sides: tuple[int, ...],
+    fractions: np.ndarray | None,
 ) -> str:
     """Raw output `[B, K, A, Z]`, see `networks.QNetwork`; `sides` are those of an image."""
     params = variables["params"]
     x = _torso(graph, network, variables, frames, sides)
+    if fractions is None:
+        return _heads(graph, network, params, x)
+    x = _embedded(graph, network, params["value_layer"], x, fractions)
+    raw = _heads(graph, network, params, x)
+    shape = (-1, fractions.size, network.heads, network.num_actions)
+    return graph.transpose(graph.reshape(raw, *shape), 0, 2, 3, 1)
+
+
+def _embedded(
+    graph: _Graph, network: networks.QNetwork, params: Any, x: str, fractions: np.ndarray
+) -> str:
+    """Features times what the layer makes of each fraction, `[B·n, F]`."""
+    assert network.layer is not None
+    width = params["embedding"]["bias"].size
+    ones = np.ones((1, width), np.float32)
+    embedding = network.layer().apply({"params": params}, ones, fractions)
+    apart = graph.reshape(x, -1, 1, width)
+    return graph.reshape(graph.add("Mul", apart, graph.weight(embedding)), -1, width)
+
+
+def _heads(graph: _Graph, network: networks.QNetwork, params: Any, x: str) -> str:
+    """Raw output `[B, K, A, Z]` of features `[B, F]`."""
     if network.dueling == "none":
         return _stream(graph, network, params, "q", x, network.num_actions)
     value = _stream(graph, network, params, "value", x, 1)
@@ -328,4 +367,4 @@ def _read(graph: _Graph, model: Model, raw: str) -> None:
         weights = graph.add("Softmax", raw, axis=-1)
         raw = graph.add("MatMul", weights, graph.constant(support[:, None]))
     axis = graph.constant(np.array([3], np.int64))
-    graph.add("Squeeze", raw, axis, output=OUTPUT)
+    graph.add("ReduceMean", raw, axis, keepdims=0, output=OUTPUT)

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jdqn import learning
 from jdqn.tools import scenes
-from jdqn.tools.games import Moment, Opinion
+from jdqn.tools.games import Moment, Opinion, distribution
 from jdqn.tools.scenes import Look, network_sees
 
 BACKGROUND = (15, 18, 24)
@@ -42,6 +42,7 @@ SEEN_HEIGHT = 84  # of what the network sees
 MOST_SEEN = 10
 MOST_ROW = 88
 MOST_ACTIONS = 18  # that have room
+COLUMNS = 60  # of quantiles, over all that are ever said
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
@@ -50,8 +51,8 @@ class Scale(NamedTuple):
 
     low: float
     high: float
-    returns: np.ndarray | None = None  # [Z'] those that ever weigh something
-    shown: slice = slice(None)  # which of Z
+    returns: np.ndarray | None = None  # [Z] of a distribution
+    shown: slice = slice(None)  # which of Z ever weigh something
     peak: float = 1.0  # the largest probability
 
     def at(self, value: float, left: int, right: int) -> int:
@@ -72,6 +73,11 @@ def scale_of(opinions: Iterable[Opinion], returns: np.ndarray | None) -> Scale:
         return Scale(0.0, 1.0)
     low = min(float(opinion.q.min()) for opinion in opinions)
     high = max(float(opinion.q.max()) for opinion in opinions)
+    quantiles = [opinion.quantiles for opinion in opinions if opinion.quantiles is not None]
+    if quantiles:
+        least = min(float(some.min()) for some in quantiles)
+        most = max(float(some.max()) for some in quantiles)
+        returns = np.linspace(least, max(most, least + 1e-3), COLUMNS)
     if returns is None:
         if low > 0 and low < 0.5 * high:
             low = 0.0
@@ -79,13 +85,14 @@ def scale_of(opinions: Iterable[Opinion], returns: np.ndarray | None) -> Scale:
             high = 0.0
         margin = 0.04 * (high - low) or 1e-3  # something, where all are the same
         return Scale(low - margin * (low != 0), high + margin * (high != 0 or low == 0))
-    weights = np.max([o.probabilities.max(axis=(0, 1)) for o in opinions], axis=0)  # type: ignore[union-attr]
+    masses = [distribution(opinion, returns) for opinion in opinions]
+    weights = np.max([mass.max(axis=(0, 1)) for mass in masses if mass is not None], axis=0)
     weighty = np.flatnonzero(weights > 0.02 * weights.max())
     shown = slice(max(weighty[0] - 1, 0), weighty[-1] + 2)
     within = returns[shown]
     step = float(returns[1] - returns[0])
     return Scale(
-        float(within[0]) - step / 2, float(within[-1]) + step / 2, within, shown, weights.max()
+        float(within[0]) - step / 2, float(within[-1]) + step / 2, returns, shown, weights.max()
     )
 
 
@@ -159,7 +166,7 @@ class Board:
         opinion = moment.opinion
         by, colour = who_acts(opinion)
         what = "actions" if opinion is None else "Q-values"
-        if opinion is not None and opinion.probabilities is not None:
+        if self._scale.returns is not None:
             what = "distribution of the return"
         draw.text((left + 12, top + 9), what, TEXT, font(12, bold=True))
         if moment.action is not None:
@@ -213,8 +220,9 @@ class Board:
         """One action: a distribution, or the mean as a bar and a bar, or a tick, for each head."""
         left, top, right, bottom = box
         q = opinion.q[:, action]
-        if opinion.probabilities is not None:
-            self._distribution(draw, opinion.probabilities[:, action], box, colour)
+        probabilities = distribution(opinion, self._scale.returns)
+        if probabilities is not None:
+            self._distribution(draw, probabilities[:, action], box, colour)
             mean = self._scale.at(float(q.mean()), left, right)
             draw.line((mean, top, mean, bottom), TEXT)
             return

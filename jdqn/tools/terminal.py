@@ -67,7 +67,7 @@ class Terminal:
 
     def _widen(self, opinion: Opinion) -> None:
         """The bars' scale only grows, so that they do not jump."""
-        scale = scale_of([opinion._replace(probabilities=None)], None)
+        scale = scale_of([opinion._replace(probabilities=None, quantiles=None)], None)
         if self._scale is not None:
             low = min(scale.low, self._scale.low)
             scale = Scale(low, max(scale.high, self._scale.high))

@@ -20,6 +20,7 @@ def test_the_spread_between_heads_is_measured():
     np.testing.assert_allclose(found["q_spread"], np.std(Q, axis=0).mean(), rtol=1e-6)
     np.testing.assert_allclose(found["disagreement"], 0.5)  # two of four for the favourite
     np.testing.assert_allclose(found["q_heldout"], np.max(Q, axis=1).mean(), rtol=1e-6)
+    assert "quantile_spread" not in found
 
 
 @pytest.mark.parametrize(("dueling", "value", "advantage"), [("mean", 2.0, 2.0), ("max", 2.0, 3.0)])
@@ -32,6 +33,16 @@ def test_value_and_advantage_of_dueling_streams(dueling, value, advantage):
     found = agent.diagnose(state.replace(params=params), jnp.zeros((5, 2, 3)))
     np.testing.assert_allclose(found["value"], value, rtol=1e-6)
     np.testing.assert_allclose(found["advantage"], advantage, rtol=1e-6)
+
+
+def test_the_spread_of_the_best_actions_quantiles_is_measured():
+    agent = built(network__value_head="quantile", network__atoms=3).agent
+    state, _ = agent.init(jax.random.key(0))
+    quantiles = [[1.0, 2.0, 3.0], [-2.0, 1.0, 10.0], [4.0, 4.0, 0.0]]
+    outputs = np.reshape(quantiles, (1, 9))
+    found = agent.diagnose(with_outputs(state, outputs), jnp.zeros((5, 2, 3)))
+    np.testing.assert_allclose(found["quantile_spread"], np.std([-2, 1, 10]), rtol=1e-5)
+    np.testing.assert_allclose(found["q_heldout"], 3.0, rtol=1e-6)
 
 
 def test_held_out_states_are_drawn_uniformly_whatever_the_leaves_are():

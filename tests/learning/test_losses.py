@@ -279,3 +279,93 @@ def test_no_gradient_reaches_the_target_distribution(rng):
     assert np.all(np.asarray(by_target) == 0)
     assert np.all(np.asarray(by_online[0]) == 0)
     assert np.any(np.asarray(by_online[1]) != 0)
+
+
+# --- Quantiles ----------------------------------------------------------------------------------
+
+
+@quick_jit
+def quantile_losses(online, fraction, action, reward, discount, target, selector):
+    """Losses of a batch, from quantiles `[B, A, Z]`, their fractions `[B, Z]` and `[B, A]`."""
+    loss = jax.vmap(losses.quantile(losses.huber))
+    read = QOutput(jnp.mean(target, axis=-1), target), QOutput(selector)
+    return loss(QOutput(selector, online, fraction), action, reward, discount, *read)
+
+
+def some_quantiles(rng, size=32, num_actions=4, online=5, target=7):
+    return (
+        3 * rng.normal(size=(size, num_actions, online)).astype(np.float32),
+        rng.random((size, online)).astype(np.float32),
+        rng.integers(0, num_actions, size),
+        rng.normal(size=size).astype(np.float32),
+        rng.choice(np.float32([0, 0.9, 0.99]), size),
+        3 * rng.normal(size=(size, num_actions, target)).astype(np.float32),
+        rng.normal(size=(size, num_actions)).astype(np.float32),
+    )
+
+
+def test_quantile_regression_by_hand():
+    """One quantile at 0.25 and targets of 2.5 and -0.5: δ = 1.5 and -1.5, each costs 1."""
+    online = np.float32([[[1.0], [9.0]]])
+    arguments = (np.float32([[0.25]]), np.array([0]), np.float32([0.5]), np.float32([0.5]))
+    target = np.float32([[[4.0, -2.0], [0.0, 0.0]]])
+    found = quantile_losses(online, *arguments, target, np.float32([[1.0, 0.0]]))
+    np.testing.assert_allclose(found.loss, [(0.25 * 1.0 + 0.75 * 1.0) / 2])
+    np.testing.assert_allclose(found.priority, [1.5])
+
+
+def test_quantile_regression_is_its_slow_twin(rng):
+    """A sum over online quantiles of the mean over target quantiles (Dabney et al. 2018, eq. 3)."""
+    drawn = some_quantiles(rng)
+    found = quantile_losses(*drawn)
+    for i, (online, fraction, action, reward, discount, target, selector) in enumerate(
+        zip(*drawn, strict=True)
+    ):
+        cost = 0.0
+        sizes = []
+        for tau, quantile in zip(fraction, online[action], strict=True):
+            for other in target[selector.argmax()]:
+                error = reward + discount * other - quantile
+                huber = 0.5 * error**2 if abs(error) <= 1 else abs(error) - 0.5
+                cost += (tau if error >= 0 else 1 - tau) * huber / target.shape[1]
+                sizes.append(abs(error))
+        np.testing.assert_allclose(found.loss[i], cost, rtol=1e-4)
+        np.testing.assert_allclose(found.priority[i], np.mean(sizes), rtol=1e-4)
+
+
+@needs_rlax
+def test_quantile_regression_is_rlax(rng):
+    online, fraction, action, reward, discount, target, selector = some_quantiles(rng)
+    found = quantile_losses(online, fraction, action, reward, discount, target, selector)
+    oracle = jax.vmap(functools.partial(rlax.quantile_q_learning, huber_param=1.0))
+    swapped = [np.swapaxes(x, 1, 2) for x in (online, target)]
+    chosen = selector[:, None]  # one sample of each action
+    with jax.numpy_rank_promotion("allow"):
+        want = quick_jit(oracle)(swapped[0], fraction, action, reward, discount, chosen, swapped[1])
+    np.testing.assert_allclose(found.loss, want, rtol=1e-4)
+
+
+def test_one_quantile_in_the_middle_costs_half_of_what_q_learning_does(rng):
+    drawn = some_quantiles(rng, online=1, target=1)
+    online, _, *rest, target, selector = drawn
+    half = np.full((32, 1), 0.5, np.float32)
+    found = quantile_losses(online, half, *rest, target, selector)
+    q_learning = quick_jit(jax.vmap(losses.q_learning(losses.huber)))
+    outputs = [QOutput(x) for x in (online[..., 0], target[..., 0], selector)]
+    want = q_learning(outputs[0], *rest, *outputs[1:])
+    np.testing.assert_allclose(found.loss, 0.5 * want.loss, rtol=1e-5)
+    np.testing.assert_allclose(found.priority, want.priority, rtol=1e-5)
+
+
+def test_quantiles_at_their_fractions_have_no_gradient_and_no_target_ever_has():
+    """The median of a thousand targets: as many pull up as down, whatever their distance."""
+    target = jnp.concatenate([jnp.linspace(-40, -20, 500), jnp.linspace(100, 110, 500)])[None]
+
+    def loss(online, target):
+        of_target = QOutput(jnp.zeros(1), target)
+        half = QOutput(jnp.zeros(1), online, jnp.array([0.5]))
+        return losses.quantile(losses.huber)(half, 0, 0.0, 1.0, of_target, of_target).loss
+
+    by_online, by_target = quick_jit(jax.grad(loss, argnums=(0, 1)))(jnp.zeros((1, 1)), target)
+    np.testing.assert_allclose(by_online, [[0.0]], atol=1e-5)
+    assert np.all(np.asarray(by_target) == 0)

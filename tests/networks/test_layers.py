@@ -96,3 +96,17 @@ def test_samples_of_one_observation_act_with_one_draw_of_the_networks_noise(rng,
     for one in range(NUM_ENVS):
         for other in range(one):
             assert np.all(np.abs(raw[one] - raw[other]) > 1e-4)
+
+
+def test_a_fraction_is_embedded_by_its_cosines(rng):
+    """Features times ReLU(W · cos(π i τ) + b), i from 1 on, of each fraction on its own."""
+    layer = networks.QuantileEmbedding(num_cosines=4)
+    features = rng.normal(size=(2, 3)).astype(np.float32)
+    fractions = np.float32([[0.0, 0.25], [0.5, 1.0]])
+    variables = layer.init(jax.random.key(0), features, fractions)
+    (weights,) = jax.device_get(variables["params"]).values()
+    cosines = np.cos(np.pi * np.arange(1, 5) * fractions[:, :, None])
+    embedding = np.maximum(cosines @ weights["kernel"] + weights["bias"], 0)
+    found = layer.apply(variables, features, fractions)
+    np.testing.assert_allclose(found, features[:, None] * embedding, rtol=1e-5, atol=1e-6)
+    assert all(np.abs(x).max() <= 0.5 for x in weights.values())  # 1 / √4

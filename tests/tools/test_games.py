@@ -78,6 +78,17 @@ def test_distributions_are_told():
     assert games.returns_of(tiny("jdqn/Chain")) is None
 
 
+def test_quantiles_are_told():
+    config = tiny("jdqn/Chain", network__value_head="quantile", network__atoms=4)
+    env = envs.make_env(config, num_envs=1)
+    brain = games.make_brain(config, *drawn(config, env.spec, 0))
+    opinion = next(games.play(config, brain, seed=0, policy="mean")).opinion
+    assert opinion.probabilities is None
+    assert opinion.quantiles.shape == (1, 2, 4)
+    np.testing.assert_allclose(opinion.quantiles.mean(axis=2), opinion.q, rtol=1e-5)
+    assert games.returns_of(config) is None
+
+
 def test_a_random_agent_needs_no_network():
     config = tiny("jdqn/Chain")
     moments, again = (list(games.play(config, None, seed=4, policy="vote")) for _ in range(2))

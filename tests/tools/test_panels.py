@@ -5,7 +5,7 @@ import pytest
 
 from jdqn import learning
 from jdqn.tools import panels
-from jdqn.tools.games import Moment, Opinion
+from jdqn.tools.games import Moment, Opinion, distribution
 from jdqn.tools.panels import BEST, RANDOM, Board, Scale, Title, number, scale_of, who_acts
 from jdqn.tools.scenes import Look
 
@@ -99,6 +99,29 @@ def test_distributions_are_drawn_where_they_weigh_something():
     assert scale.peak == 1.0
     names = ("left", "right")
     assert has(Board(TITLE, names, scale, Look((4,))).draw(moment(of, stack=(1, 4))), BEST)
+
+
+def test_quantiles_are_drawn_as_the_part_of_them_near_each_return():
+    quantiles = np.zeros((2, 2, 5))
+    quantiles[0, 1] = [-1.0, 4.9, 4.9, 4.9, 4.9]
+    of = Opinion(np.ones((2, 2), np.float32), None, 0, False, quantiles)
+    scale = scale_of([of], None)
+    assert scale.low == pytest.approx(-1.05)
+    assert scale.high == pytest.approx(4.95)
+    assert scale.peak == 1.0
+    parts = distribution(of, scale.returns)
+    assert parts.shape == (2, 2, panels.COLUMNS)
+    np.testing.assert_allclose(parts.sum(axis=2), 1.0)
+    np.testing.assert_allclose(parts[0, 1, [0, -1]], [0.2, 0.8])
+    np.testing.assert_allclose(parts[1, 0, 10], 1.0)  # 0 is ten tenths above -1
+    names = ("left", "right")
+    assert has(Board(TITLE, names, scale, Look((4,))).draw(moment(of, stack=(1, 4))), BEST)
+
+
+def test_quantiles_that_are_all_one_value_have_a_scale():
+    of = Opinion(np.full((1, 2), 3.0, np.float32), None, 0, False, np.full((1, 2, 4), 3.0))
+    scale = scale_of([of], None)
+    assert scale.low < 3.0 < scale.high
 
 
 @pytest.mark.parametrize(
