@@ -29,7 +29,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     sizes = ["--network.hidden=8,", "--network.torso_hidden", "[8]", "--replay.batch_size=8"]
     argv = ["--env", "CartPole-v1", "--steps", "2_000", "--seed", "5", "--train.eval_episodes=2"]
-    argv += sizes
+    argv += [*sizes, "--network.torso", "impala"]
     door.main(argv)
     (path,) = (tmp_path / "runs").iterdir()
     assert re.fullmatch(r"CartPole-v1-dqn-5-\d{8}-\d{6}", path.name)
@@ -44,11 +44,12 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert printed.err == ""
     assert not {"\x1b", "\r"} & set(printed.out)
     assert asked == "dqn on CartPole-v1, seed 5, 2,000 steps"
-    assert layers.startswith("agent dqn, preset classic; set beside them: network.torso_hidden, ")
+    assert layers.startswith("agent dqn, preset classic; set beside them: network.torso, network")
     assert replay.startswith("replay 100,000 transitions, ")
     assert writing == f"writing runs/{path.name}"
     starts = [
         "compiling",
+        'network.torso = "impala" is for images: observations of (4,) get the mlp',
         "filling the replay: learning starts at 1,000 steps",
         "learning",
         "steps 1,000  50%  ",

@@ -55,13 +55,15 @@ def table(path):
 def test_what_is_drawn_once_stays_through_a_run(tmp_path, monkeypatch, capsys):
     """In training, evaluation, the command's evaluation and going on; and each seed has its own."""
     as_module(WORLD, "ones_own_world", tmp_path, monkeypatch)
-    config = tiny("jax:ones_own_world:make", train__seed=5, train__num_seeds=2, train__steps=80)
+    of_run = {"train__seed": 5, "train__num_seeds": 2, "train__steps": 80}
+    config = tiny("jax:ones_own_world:make", network__torso="impala", **of_run)
     run_dir = tmp_path / "run"
     loops.train(config, run_dir=run_dir)
     again = with_overrides(load_config(file=run_dir / "config.toml"), train__steps=160)
     loops.train(again, run_dir=run_dir, resumes=True)
     said = capsys.readouterr()
     assert "the environments go on exactly where they were" in said.out
+    assert said.out.count('network.torso = "impala" is for images: observations of (3,)') == 2
     assert said.err.count("importing ones_own_world (") == 1
 
     want = {str(seed): float(jax.random.uniform(envs.world_key(seed))) for seed in (5, 6)}
