@@ -125,11 +125,12 @@ class QuantileEmbedding(nn.Module):
         """Embeds each fraction on its own."""
         chex.assert_rank([features, fractions], 2)
         waves = jnp.pi * jnp.arange(1, self.num_cosines + 1)
-        cosines = jnp.cos(fractions[:, :, None] * waves[None, None])
+        cosines = jnp.cos(fractions.reshape(-1, 1) * waves[None])
         init = fan_in_uniform(self.num_cosines)
         product = kernels.dot_general(self.compute_dtype)
         width = features.shape[-1]
         dense = nn.Dense(
             width, kernel_init=init, bias_init=init, dot_general=product, name="embedding"
         )
-        return features[:, None] * nn.relu(dense(cosines))
+        embedding = nn.relu(dense(cosines)).reshape(*fractions.shape, width)
+        return features[:, None] * embedding

@@ -46,6 +46,7 @@ def test_every_agent_trains(tmp_path, agent):
     full = config_lib.load_config(agent=agent)
     smaller = {"network.heads": min(full.network.heads, 3)}
     smaller["network.atoms"] = min(full.network.atoms, 11)
+    smaller |= {"network.quantile_samples": 8, "network.quantile_samples_target": 8}
     config = config_lib.load_config(
         env="jdqn/Chain", agent=agent, preset="classic", overrides=overrides | smaller
     )
@@ -72,8 +73,10 @@ def test_every_preset_loads_with_every_agent(agent, preset):
     config = config_lib.load_config(agent=agent, preset=preset)
     assert config.agent.name == agent
     bare = config_lib.load_config(agent=agent)
-    for switch in ("heads", "dueling", "noisy", "atoms", "prior_scale"):  # a preset only sizes
+    # A preset only sizes.
+    for switch in ("heads", "dueling", "noisy", "value_head", "atoms", "prior_scale"):
         assert getattr(config.network, switch) == getattr(bare.network, switch)
     for switch in ("n_step", "prioritization", "priority_exponent", "mask_probability"):
         assert getattr(config.replay, switch) == getattr(bare.replay, switch)
-    assert config.agent.double == bare.agent.double
+    for switch in ("double", "munchausen_scale"):
+        assert getattr(config.agent, switch) == getattr(bare.agent, switch)

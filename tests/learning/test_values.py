@@ -1,5 +1,6 @@
 """Value heads of the package: how Q is read from what a network says, and what it learns."""
 
+import functools
 import math
 
 import jax
@@ -39,11 +40,13 @@ def test_q_of_quantiles_is_their_mean():
 def test_fractions_are_drawn_by_purpose():
     numbers = {"acting": 3, "online": 5, "target": 4}
     head = values.implicit_quantile(numbers, QuantileEmbedding, losses.huber)
+    key = jax.random.key(0)
     for purpose, number in numbers.items():
-        drawn = np.asarray(head.draw(jax.random.key(0), purpose, 7))
-        assert drawn.shape == (7, number)
-        assert np.unique(drawn).size == drawn.size
-        assert 0 <= drawn.min() < drawn.max() < 1
+        draw = functools.partial(head.draw, purpose=purpose, batch_size=7)
+        assert jax.eval_shape(draw, key).shape == (7, number)
+    drawn = np.asarray(head.draw(key, "online", 7))
+    assert np.unique(drawn).size == drawn.size
+    assert 0 <= drawn.min() < drawn.max() < 1
     np.testing.assert_array_equal(head.read(jnp.array([[[[1.0, 5.0]]]]), None), [[[3.0]]])
 
 
@@ -52,7 +55,8 @@ def test_the_configuration_chooses_the_value_head():
     of_quantiles = tiny(network__value_head="quantile", network__atoms=7)
     assert values.make_value_head(of_quantiles).num_outputs == 7
     drawn = values.make_value_head(tiny(network__value_head="implicit_quantile")).draw
-    shapes = [drawn(jax.random.key(0), x, 2).shape for x in ("acting", "online")]
+    draws = [functools.partial(drawn, purpose=x, batch_size=2) for x in ("acting", "online")]
+    shapes = [jax.eval_shape(draw, jax.random.key(0)).shape for draw in draws]
     assert shapes == [(2, 32), (2, 64)]
     of_atoms = values.make_value_head(
         tiny(network__atoms=5, network__v_min=-2.0, network__v_max=2.0)
