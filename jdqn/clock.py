@@ -118,13 +118,17 @@ def linear(
 def epsilon(config: Config, tick: chex.Numeric) -> chex.Array:
     """Epsilon of the action of a tick, `[]` f32; it falls from the start of learning on."""
     fields = config.agent
-    return linear(
-        jnp.asarray(tick) * config.env.num_envs,
+    steps = jnp.asarray(tick) * config.env.num_envs
+    falling = linear(
+        steps,
         start=fields.epsilon_start,
         end=fields.epsilon_end,
         over_steps=fields.epsilon_decay_steps,
         delay_steps=config.train.learning_starts_steps,
     )
+    if not fields.epsilon_off_steps:
+        return falling
+    return jnp.where(steps < fields.epsilon_off_steps, falling, 0.0)
 
 
 def importance_exponent(config: Config, tick: chex.Numeric) -> chex.Array:

@@ -226,6 +226,17 @@ def test_epsilon_falls_from_the_start_of_learning():
         np.testing.assert_allclose(clock.epsilon(config, TICKS), want, atol=1e-6)
 
 
+def test_epsilon_is_switched_off_after_so_many_steps():
+    for config in settings():
+        off_steps = 100
+        switched = config_lib.with_overrides(config, agent__epsilon_off_steps=off_steps)
+        got = clock.epsilon(switched, TICKS)
+        is_on = TICKS * config.env.num_envs < off_steps
+        np.testing.assert_array_equal(got, np.where(is_on, clock.epsilon(config, TICKS), 0.0))
+        assert is_on.any()
+        assert not is_on.all()
+
+
 def test_the_importance_exponent_changes_from_the_first_step():
     """Over the whole run unless a number of steps is given."""
     for config in settings():

@@ -203,6 +203,7 @@ class Agent(Section):
     epsilon_start: Probability = _doc("exploration until learning starts")
     epsilon_end: Probability = _doc("exploration after the decay")
     epsilon_decay_steps: Steps = _doc("agent steps of the decay, from the start of learning")
+    epsilon_off_steps: Steps = _doc("agent steps after which epsilon is 0 in training; 0: never")
     epsilon_eval: Probability = _doc("exploration in evaluation")
     behaviour: Annotated[str, Known(("head", "head_per_step", "vote"))] = _doc(
         "who acts in training: a head for each episode, for each step, all by vote, or module:name "
