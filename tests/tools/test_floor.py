@@ -29,7 +29,7 @@ def test_the_operations_of_an_update_are_those_of_its_layers():
 
 def test_the_operations_of_impala_are_those_of_its_convolutions_and_its_heads():
     """On images of 10 × 10, whose padding is not multiplied: one stage, whose pool leaves 5 × 5."""
-    config = tiny(network__torso="impala", network__hidden=[], network__spectral_norm=True)
+    config = tiny(network__torso="impala", network__hidden=[])
     spec = vector_spec()._replace(frame_shape=(10, 10, 3), frame_dtype=np.dtype(np.uint8))
     first = (3 * 10 - 2) ** 2 * 6 * 16
     residual = 4 * (3 * 5 - 2) ** 2 * 16 * 16
@@ -37,8 +37,8 @@ def test_the_operations_of_impala_are_those_of_its_convolutions_and_its_heads():
     forward = 2 * BATCH * (first + rest)
     gradient = 2 * forward + 2 * BATCH * rest
     found = floor.update_flops(config, spec)
-    # Biases, ReLU, pools and the power iterations, which do not grow with the batch.
-    assert forward + gradient < found < 1.3 * (forward + gradient)
+    # Biases, ReLU, pools.
+    assert forward + gradient < found < 1.1 * (forward + gradient)
 
 
 @pytest.mark.parametrize(

@@ -159,15 +159,19 @@ def test_streams_put_together_in_other_ways(dueling):
     check(small("dueling", network__dueling=dueling, network__torso="none"), VECTORS)
 
 
-@pytest.mark.parametrize(("between", "pool"), [(COLOURS, 6), (LARGE, 4)])
-def test_impala_of_one_stage_and_of_three_with_spectral_norm_and_pool(between, pool):
-    fields = {"network__torso": "impala", "network__torso_pool": pool}
-    config = small("bootstrapped_prior", **fields, network__spectral_norm=True)
-    model = check(config, between)
+@pytest.mark.parametrize(
+    ("agent", "between", "num_convolutions", "num_pooled_axes"),
+    [("bootstrapped_prior", COLOURS, 2 * 5, 0), ("dqn", LARGE, 3 * 5, 2)],
+)
+def test_impala_of_one_stage_and_of_three_with_spectral_norm_and_pool(
+    agent, between, num_convolutions, num_pooled_axes
+):
+    """Priors have convolutions, too."""
+    fields = {"network__torso": "impala", "network__torso_pool": 4}
+    model = check(small(agent, **fields, network__spectral_norm=True), between)
     kinds = [node.op_type for node in model.graph.node]
-    stages = 3 if between is LARGE else 1
-    assert kinds.count("Conv") == 2 * 5 * stages  # of the priors too
-    assert kinds.count("Concat") == (4 if between is LARGE else 0)
+    assert kinds.count("Conv") == num_convolutions
+    assert kinds.count("Concat") == num_pooled_axes
 
 
 def test_a_network_that_multiplies_in_bf16_is_written_down_in_float32():
