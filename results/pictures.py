@@ -29,10 +29,6 @@ BEHAVIOURS = {
     "dqn": "DQN, epsilon-greedy",
 }
 MOST_EPISODES = 2_000  # of a run on the chain
-EXPLORERS = {
-    "bootstrapped_prior": "Bootstrapped, twenty heads with priors",
-    "dqn": "DQN, epsilon-greedy",
-}
 PANELS_A_ROW = 5
 
 
@@ -107,30 +103,9 @@ def chain() -> figure.Figure:
     return drawn
 
 
-def deep_sea() -> figure.Figure:
-    """Episodes until DeepSea is solved against its size, a point for each of five seeds."""
-    drawn = figure.Figure(**curves.FIGURE)
-    axes = drawn.subplots()
-    for i, (agent, label) in enumerate(EXPLORERS.items()):
-        rows = [row for row in table("deep_sea_scaling.csv") if row["agent"] == agent]
-        place = np.array([float(row["env.size"]) for row in rows]) + 0.8 * (i - 0.5)
-        solved = np.array([row["solved_episode"] != "" for row in rows])
-        height = np.array([float(row["solved_episode"] or row["episodes"]) for row in rows])
-        axes.scatter(place[solved], height[solved], color=f"C{i}", label=label, s=25)
-        axes.scatter(place[~solved], height[~solved], color=f"C{i}", marker="x", s=35)
-    sizes = np.linspace(10, 18, 9)
-    axes.plot(sizes, 2.0**sizes, color="grey", lw=0.8, ls=":", label="random actions, 2^size")
-    axes.set_yscale("log")
-    axes.set_xlabel("size of the sea")
-    axes.set_ylabel("episodes until solved (x: not in so many)")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return drawn
-
-
 def main(folder: pathlib.Path) -> None:
     """Writes all."""
-    for draw in (cartpole, chain, deep_sea, minatar_breakout):
+    for draw in (cartpole, chain, minatar_breakout):
         draw().savefig(folder / f"{draw.__name__}.png", dpi=120)
 
 
