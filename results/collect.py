@@ -6,7 +6,6 @@ python results/collect.py treasure FOLDER... > table.csv   DeepSea: when it was 
 """
 
 import csv
-import pathlib
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -92,4 +91,4 @@ def main(table: str, folders: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], [str(pathlib.Path(folder)) for folder in sys.argv[2:]])
+    main(sys.argv[1], sys.argv[2:])
