@@ -1,6 +1,5 @@
 """Full games with saved parameters: `python -m jdqn.evaluate RUN`."""
 
-import contextlib
 import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
@@ -45,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
 def evaluate(run_dir: pathlib.Path, which: str | None, overrides: dict[str, Any]) -> None:
     """Plays with every seed of a run, by every policy, and prints what came of it."""
     from jdqn import compilation, envs
-    from jdqn.runs import evaluation, progress, trained
+    from jdqn.runs import evaluation, trained
 
     found = trained.load_run(run_dir, which, **overrides)
     config = found.config
@@ -59,25 +58,17 @@ def evaluate(run_dir: pathlib.Path, which: str | None, overrides: dict[str, Any]
     by = "" if config.env.protocol == "none" else f", protocol {protocol_of(config)}"
     steps = f"{found.steps:,} steps{selected if which == 'best' else ''}"
     play = evaluation.make_evaluator(config, found.agent)
-    stop = stopping.Stop()  # of who reads how far it is: nobody need
-    for i, state in enumerate(found.states):
+    for seed, state in zip(found.seeds, found.states, strict=True):
         weights = ", mean weights" if config.network.noisy != "none" else ""
         sys.stdout.write(
-            f"{config.env.name}, {config.agent.name}{by}, seed {fields.seed + i}, after {steps}; "
+            f"{config.env.name}, {config.agent.name}{by}, seed {seed}, after {steps}; "
             f"{fields.eval_episodes} full {'games each' if fields.eval_episodes > 1 else 'game'}, "
             f"epsilon {config.agent.epsilon_eval:g}{weights}\n"
         )
-        for policy in evaluation.policies(config):
-            sys.stdout.flush()
-            with contextlib.closing(progress.Line(stop, stderr=True)) as line:
-                result = play(
-                    state,
-                    fields.seed + i,
-                    evaluation.COMMAND_SEED_OFFSET,
-                    policy,
-                    line.evaluating,
-                )
+        sys.stdout.flush()
+        for policy, result in evaluation.by_every_policy(config, play, state, seed):
             sys.stdout.write(_line(config, policy, result))
+            sys.stdout.flush()
 
 
 def _line(config: Config, policy: str, result: "Evaluation") -> str:

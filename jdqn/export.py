@@ -4,7 +4,7 @@ import argparse
 import shlex
 import sys
 
-from jdqn.config import ConfigError, Parser, parse_value, shown
+from jdqn.config import ConfigError, Parser, parse_count, parse_value, shown
 from jdqn.runs import stopping
 
 
@@ -29,6 +29,11 @@ def main(argv: list[str] | None = None) -> None:
         default="float32",
         help="in which parameters are kept: float32 or float16 (default: float32)",
     )
+    parser.add_argument(
+        "--episodes",
+        metavar="N",
+        help="full games with what was written; README.md tells their scores (default: none)",
+    )
     parser.add_argument("--no-onnx", action="store_true", help="leaves model.onnx out")
     arguments = parser.parse(argv)
     stopping.command(parser.refuse, lambda: _run(arguments))
@@ -38,6 +43,9 @@ def _run(arguments: argparse.Namespace) -> None:
     seed = None if arguments.seed is None else parse_value(arguments.seed)
     if seed is not None and type(seed) is not int:
         raise ConfigError(f"--seed {shown(seed)}: must be an integer")
+    episodes = 0
+    if arguments.episodes is not None:
+        episodes = parse_count("--episodes", arguments.episodes, most=1_000_000)
     from jdqn.tools import exporting
 
     folder = exporting.export(
@@ -47,6 +55,7 @@ def _run(arguments: argparse.Namespace) -> None:
         seed=seed,
         dtype=arguments.dtype,
         onnx=not arguments.no_onnx,
+        episodes=episodes,
     )
     for path in sorted(folder.iterdir()):
         sys.stdout.write(f"{path}  {path.stat().st_size:,} bytes\n")

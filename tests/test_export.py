@@ -1,5 +1,7 @@
 """The command `python -m jdqn.export`."""
 
+import re
+
 import pytest
 from helpers import tiny
 from trained_helpers import write_run
@@ -25,7 +27,7 @@ def test_help(capsys):
 
 def test_the_command_writes_a_folder_that_evaluate_reads(run_dir, tmp_path, capsys):
     folder = tmp_path / "agents" / "cartpole"
-    asked = ["--no-onnx", "--checkpoint", "best", "--seed", "4"]
+    asked = ["--no-onnx", "--checkpoint", "best", "--seed", "4", "--episodes", "3"]
     export.main([str(run_dir), str(folder), *asked])
     lines = capsys.readouterr().out.splitlines()
     names = ["README.md", "config.toml", "model.safetensors"]
@@ -37,6 +39,9 @@ def test_the_command_writes_a_folder_that_evaluate_reads(run_dir, tmp_path, caps
         of_run.append(capsys.readouterr().out)
     assert of_run[0] == of_run[1]
     assert "seed 4, after 80 steps; 3 full games" in of_run[0]
+    scores = re.search(r"vote     mean (\S+) ± (\S+) .*median (\S+),", of_run[0]).groups()
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"| vote | {scores[0]} | {scores[1]} | {scores[2]} |" in card
 
 
 @pytest.mark.parametrize(
@@ -44,6 +49,7 @@ def test_the_command_writes_a_folder_that_evaluate_reads(run_dir, tmp_path, caps
     [
         (["--seed", "first"], "--seed 'first': must be an integer"),
         (["--seed", "5"], "seed = 5: {run} has seed 4"),
+        (["--episodes", "0"], "--episodes 0: must be an integer from 1 to 1,000,000"),
         (["--dtype", "int8"], "--dtype 'int8': must be float32 or float16"),
         (["--checkpoint", "60"], "--checkpoint '60': expected agent steps or best"),
     ],

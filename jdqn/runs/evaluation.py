@@ -15,7 +15,7 @@ from jdqn.config import Config
 from jdqn.envs.guard import EnvError, guard, problem, said
 from jdqn.learning import ActorState, Agent, AgentState
 from jdqn.records import Timestep
-from jdqn.runs import episodes, stopping
+from jdqn.runs import episodes, progress, stopping
 from jdqn.runs.episodes import Episode, Episodes, Evaluation, Standing
 
 # Far from the training seeds, and apart from each other: what picks the best evaluation of a run
@@ -78,6 +78,24 @@ def make_evaluator(
             raise EnvError(f"in evaluation, {error}") from error
 
     return evaluate
+
+
+def by_every_policy(
+    config: Config, play: Evaluator, state: AgentState, seed: int
+) -> Generator[tuple[str, Evaluation]]:
+    """Games apart from those of training, by each of `policies`; stderr shows how far they are.
+
+    Args:
+      config: of the agent.
+      play: what `make_evaluator` has built.
+      state: of the agent.
+      seed: of its run.
+    """
+    stop = stopping.Stop()  # of who reads how far it is: nobody need
+    for policy in policies(config):
+        with contextlib.closing(progress.Line(stop, stderr=True)) as line:
+            result = play(state, seed, COMMAND_SEED_OFFSET, policy, line.evaluating)
+        yield policy, result
 
 
 def start_actor(agent: Agent, seed: int, num_envs: int, policy: str) -> ActorState:

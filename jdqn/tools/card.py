@@ -1,10 +1,11 @@
 """`README.md` of an exported folder: what the agent is, how it was trained, how to load it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from jdqn.config import Config, protocol_of
 from jdqn.config.naming import is_atari
 from jdqn.envs.interface import Interface
+from jdqn.runs.episodes import Evaluation
 from jdqn.runs.exported import About
 from jdqn.runs.scores import human_normalised
 
@@ -19,7 +20,14 @@ action = agent.act(observation)  # agent.reset() where an episode starts
 """
 
 
-def text(config: Config, about: About, interface: Interface, dtype: str, onnx: bool) -> str:
+def text(
+    config: Config,
+    about: About,
+    interface: Interface,
+    dtype: str,
+    onnx: bool,
+    measured: Sequence[tuple[str, Evaluation]] = (),
+) -> str:
     """The card, Markdown.
 
     Args:
@@ -28,12 +36,15 @@ def text(config: Config, about: About, interface: Interface, dtype: str, onnx: b
       interface: what observations are like.
       dtype: in which parameters are kept.
       onnx: whether there is a `model.onnx`.
+      measured: what games with the folder's own files came to, by policy.
     """
     name = f"{config.agent.name} on {config.env.name}"
     parts = [f"# {name}", _facts(config, about, dtype), "## Use", LOAD]
     if onnx:
         parts.append(_of_onnx(interface, config))
-    parts += ["## Results", _results(config, about)]
+    if measured:
+        parts += ["## Scores of these files", _scores(config, measured)]
+    parts += ["## Training", _results(config, about)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -51,8 +62,12 @@ def _facts(config: Config, about: About, dtype: str) -> str:
         "layers": f"multiply in {config.network.compute_dtype}",
         "configuration": "`config.toml`",
     }
-    rows = [f"| {fact} | {value} |" for fact, value in facts.items()]
-    return "\n".join(["| | |", "|---|---|", *rows])
+    return _table(["", ""], facts.items())
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _protocol(config: Config) -> str:
@@ -84,24 +99,38 @@ def _of_onnx(interface: Interface, config: Config) -> str:
     )
 
 
+def _scores(config: Config, measured: Sequence[tuple[str, Evaluation]]) -> str:
+    _, first = measured[0]
+    about = (
+        f"{first.episodes:,} full game{'s' * (first.episodes > 1)} by each policy, raw reward, "
+        f"epsilon {config.agent.epsilon_eval:g}, on seeds that no training and no choice has seen."
+    )
+    columns = ["policy", "mean return", "standard error", "median return", "mean length"]
+    rows = []
+    for policy, result in measured:
+        values = (result.return_mean, result.return_std_error, result.return_median)
+        rows.append([policy, *(f"{value:,.2f}" for value in (*values, result.length_mean))])
+        if (human := human_normalised(config, result.return_mean)) is not None:
+            rows[-1].append(f"{100 * human:.1f} %")
+    if len(rows[0]) > len(columns):
+        columns.append("human-normalised")
+    return f"{about}\n\n{_table(columns, rows)}"
+
+
 def _results(config: Config, about: About) -> str:
     if not about.evaluations:
         return "No evaluation is on record."
     columns = ("steps", "policy", "episodes", "return_mean", "return_std_error", "length_mean")
+    names = ("agent steps", "policy", "games", "mean return", "standard error", "mean length")
     rows = about.evaluations[-MOST_ROWS:]
-    lines = [
+    parts = [
         f"Evaluations in training: full games, raw reward, epsilon {config.agent.epsilon_eval:g}"
         f"{_newest(len(about.evaluations))}.",
-        "",
-        "| agent steps | policy | games | mean return | standard error | mean length | source |",
-        "|---|---|---|---|---|---|---|",
+        _table(names, [[_short(row, column) for column in columns] for row in rows]),
     ]
-    for row in rows:
-        cells = [_short(row, column) for column in columns]
-        lines.append(f"| {' | '.join(cells)} | training evaluation |")
     if (score := _human(config, rows[-1])) is not None:
-        lines += ["", f"The last is {100 * score:.1f} % human-normalised."]
-    return "\n".join(lines)
+        parts.append(f"The last is {100 * score:.1f} % human-normalised.")
+    return "\n\n".join(parts)
 
 
 def _newest(count: int) -> str:

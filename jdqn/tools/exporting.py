@@ -7,8 +7,10 @@ import secrets
 import shutil
 from collections.abc import Iterator
 
+from jdqn import compilation
 from jdqn.config import Config, ConfigError, shown, to_toml, with_overrides
-from jdqn.runs import directory, exported
+from jdqn.runs import directory, evaluation, exported
+from jdqn.runs.episodes import Evaluation
 from jdqn.runs.files import TEMPORARY, sync_folder, write_whole
 from jdqn.runs.trained import Trained, load_run
 from jdqn.tools import card, onnx_graph
@@ -24,6 +26,7 @@ def export(
     seed: int | None = None,
     dtype: str = "float32",
     onnx: bool = True,
+    episodes: int = 0,
 ) -> pathlib.Path:
     """Exports the agent of one seed: `model.safetensors`, `config.toml`, `README.md`, `model.onnx`.
 
@@ -34,6 +37,7 @@ def export(
       seed: of a run of several seeds, which; default: the first.
       dtype: in which parameters are kept, `float32` or `float16`.
       onnx: whether `model.onnx` is written; needs the package onnx.
+      episodes: full games, by every policy, with what was written; the scores are in `README.md`.
 
     Returns:
       The folder.
@@ -59,13 +63,15 @@ def export(
     files = {
         exported.FILE: exported.to_bytes(state, about, dtype),
         "config.toml": to_toml(config, **directory.read_record(trained.path)).encode(),
-        "README.md": card.text(config, about, trained.interface, dtype, onnx).encode(),
     }
     if onnx:
         files["model.onnx"] = onnx_graph.to_onnx(config, trained.interface, state, dtype)
     with _whole(folder) as unfinished:
         for name, data in files.items():
             write_whole(unfinished / name, data)
+        measured = _play(unfinished, episodes) if episodes else []
+        text = card.text(config, about, trained.interface, dtype, onnx, measured)
+        write_whole(unfinished / "README.md", text.encode())
         sync_folder(unfinished)
     return folder
 
@@ -104,6 +110,15 @@ def _whole(folder: pathlib.Path) -> Iterator[pathlib.Path]:
             shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
         raise ConfigError(f"cannot write DIR {folder}: {error.strerror}") from None
+
+
+def _play(folder: pathlib.Path, episodes: int) -> list[tuple[str, Evaluation]]:
+    """Full games with the agent in a folder, by every policy."""
+    found = load_run(folder, train__eval_episodes=episodes)
+    compilation.keep(found.config.train.compilation_cache)
+    play = evaluation.make_evaluator(found.config, found.agent)
+    (state,) = found.states
+    return list(evaluation.by_every_policy(found.config, play, state, *found.seeds))
 
 
 def _evaluations(trained: Trained, config: Config) -> list[dict[str, str]]:

@@ -5,9 +5,12 @@ from helpers import tiny, vector_spec
 from jdqn.config import load_config
 from jdqn.envs.interface import Interface
 from jdqn.runs import exported
+from jdqn.runs.episodes import Evaluation
 from jdqn.tools import card
 
 BETWEEN = Interface(vector_spec(4), (4,), vector_spec().frame_dtype)
+
+WON = Evaluation(100, 21.0, 21.0, 0.0, 1_700.0)
 
 
 def row(steps, mean):
@@ -40,7 +43,7 @@ def test_it_says_what_the_agent_is_how_it_did_and_how_to_load_it():
         "| layers | multiply in float32 |",
         "games of at most 27,000 agent steps |",
         'agent = jdqn.load("',
-        "| 1,000 | vote | 20 | 10 | 0.26 | 17 | training evaluation |",
+        "| 1,000 | vote | 20 | 10 | 0.26 | 17 |",
         "| 2,000 | vote | 20 | 1,000 |",
         "`observation` `[B, 2, 4]` (float32)",
         "the newest last",
@@ -64,7 +67,22 @@ def test_of_atari_the_protocol_and_the_human_score():
 def test_many_results_are_cut_and_odd_ones_do_no_harm():
     many = text(tiny(), [row(i, i) for i in range(1, 31)])
     assert "the last 20 of 30" in many
-    assert many.count("training evaluation") == 20
+    assert many.count("| vote |") == 20
     odd = text(tiny("Breakout"), [{"steps": "1|2", "return_mean": "x\ny"}])
     assert "| 12 |  |  | x y |" in odd
     assert "No evaluation is on record." in text(tiny(), [])
+
+
+def test_scores_of_the_files_are_told_apart_from_those_in_training():
+    config = tiny("Pong", agent="bootstrapped", network__heads=2)
+    about = exported.about(config, run_id="abc", steps=2_000, seed=3, evaluations=[row(2_000, 9)])
+    measured = [("mean", Evaluation(100, 16.1, 17.0, 0.5, 4_321.0)), ("vote", WON)]
+    written = card.text(config, about, BETWEEN, "float16", False, measured)
+    scores, training = written.split("## Scores of these files")[1].split("## Training")
+    assert "100 full games by each policy, raw reward, epsilon" in scores
+    assert "| mean | 16.10 | 0.50 | 17.00 | 4,321.00 | 104.2 % |" in scores
+    assert "| vote | 21.00 |" in scores
+    assert "| 2,000 | vote | 20 | 9 |" in training
+    assert "Scores of these files" not in text(config, [row(2_000, 9)])
+    plain = card.text(tiny(), about, BETWEEN, "float16", False, [("vote", WON)])
+    assert "human" not in plain

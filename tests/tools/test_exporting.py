@@ -64,7 +64,7 @@ def test_an_export_of_an_export_in_half_precision(trained, tmp_path):
     assert exported.read_about(second).evaluations == exported.read_about(first).evaluations
     text = (second / "README.md").read_text(encoding="utf-8")
     assert "| parameters | kept in float16 |" in text
-    assert "training evaluation" in text
+    assert "## Training" in text
     with pytest.raises(ConfigError, match=r"^--checkpoint 'best': .* is an exported agent"):
         load_run(first, "best")
 
