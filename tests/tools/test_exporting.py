@@ -1,5 +1,8 @@
 """An exported folder: whole or not there, and read by everything that reads a run."""
 
+import pathlib
+import re
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -16,6 +19,7 @@ from jdqn.tools import exporting
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
+AGENTS = pathlib.Path(__file__).parents[2] / "results" / "agents"
 AGENT = {"agent": "bootstrapped_prior", "network__heads": 2}
 
 
@@ -115,3 +119,13 @@ def test_nothing_half_written_is_left(trained, tmp_path, monkeypatch):
         exporting.export(trained, tmp_path / "folder", onnx=False)
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
     assert not [*(tmp_path / "folder").iterdir()]
+
+
+@pytest.mark.parametrize("folder", sorted(AGENTS.iterdir()), ids=lambda folder: folder.name)
+def test_an_agent_that_comes_along_is_small_whole_and_measured(folder):
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 10_000_000
+    assert "## Scores of these files" in (folder / "README.md").read_text(encoding="utf-8")
+    assert not re.search(r"run-dir ['\"]?/", (folder / "config.toml").read_text())
+    found = load_run(folder)
+    assert found.steps > 0
+    assert f"| seed | {found.config.train.seed} |" in (folder / "README.md").read_text()
