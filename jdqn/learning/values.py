@@ -21,7 +21,7 @@ from jdqn.networks import QuantileEmbedding
 from jdqn.records import Batch, QOutput
 
 # For what samples are drawn: to act (evaluation and diagnostics too, and the selector of a loss,
-# which picks an action: Dabney et al. 2018, algorithm 1), or for the values of a loss.
+# which picks an action: K of Dabney et al. 2018, section 3), or for the values of a loss.
 Purpose = Literal["acting", "online", "target"]
 
 
@@ -170,7 +170,7 @@ def bootstrapped(loss_fn: losses.TransitionLoss) -> Callable[[Calls, Batch], Los
 
 
 def munchausen(head: ValueHead, scale: float, temperature: float, clip: float) -> ValueHead:
-    """A head with the target of Munchausen DQN (Vieillard et al. 2020, eq. 1), of M-IQN.
+    """A head with the target of Munchausen DQN (Vieillard et al. 2020, eq. 2), of M-IQN.
 
     The reward gets `scale · max(τ log π(action | obs), clip)`, once, whatever n of n-step returns
     is; the bootstrap is the soft value of `next_obs`, the mean over π of `output - τ log π`. π is
