@@ -1,5 +1,6 @@
 """Reads README, docs and results: commands, blocks of code, links, tables."""
 
+import importlib.util
 import itertools
 import pathlib
 import re
@@ -41,6 +42,14 @@ class Command(NamedTuple):
             return None
         found = dict(itertools.pairwise(self.arguments)).get("--agent", "dqn")
         return None if "/" in found else found
+
+
+def script(name):
+    """A script of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def read(page):

@@ -5,7 +5,6 @@ Here they are only looked at; `test_commands_of_docs.py` runs every command, sho
 
 import ast
 import importlib
-import importlib.util
 import tomllib
 
 import docs_helpers as docs
@@ -157,11 +156,7 @@ def test_every_page_is_in_an_index():
 
 @pytest.fixture(scope="module")
 def make_reference():
-    file = ROOT / "docs" / "make_reference.py"
-    spec = importlib.util.spec_from_file_location("make_reference", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return docs.script("make_reference")
 
 
 def test_the_reference_is_current(make_reference):
