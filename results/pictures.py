@@ -21,6 +21,10 @@ AGENTS = {
     "n_step": "three-step",
     "c51": "C51",
     "rainbow": "Rainbow",
+    "munchausen": "Munchausen",
+    "qr": "QR-DQN",
+    "iqn": "IQN",
+    "btr": "Beyond the Rainbow",
 }
 BEHAVIOURS = {
     "head": "Bootstrapped, a head for each episode",
@@ -39,16 +43,16 @@ def table(name: str) -> list[dict[str, str]]:
 
 
 def minatar_breakout() -> figure.Figure:
-    """Mean training return of five seeds of each agent, with 95% bands."""
+    """Mean training return of five seeds of each agent of the table, with 95% bands."""
     points = defaultdict(lambda: defaultdict(list))
     for row in table("minatar_breakout_curves.csv"):
         points[row["agent"]][row["seed"]].append((float(row["steps"]), float(row["return"])))
     read = {}
-    for agent, label in AGENTS.items():
+    for agent in sorted(points, key=list(AGENTS).index):
         seeds = [np.array(seed) for seed in points[agent].values()]
         steps = np.linspace(0, min(seed[-1, 0] for seed in seeds), 101)[1:]
         returns = np.stack([np.interp(steps, seed[:, 0], seed[:, 1]) for seed in seeds])
-        read[label] = (steps, returns)
+        read[AGENTS[agent]] = (steps, returns)
     drawn = figure.Figure(**curves.FIGURE)
     axes = curves.draw_curves(read, drawn.subplots())
     axes.set_title("MinAtar Breakout, one update every four steps")
