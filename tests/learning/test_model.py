@@ -89,6 +89,24 @@ def test_priors_start_with_biases_of_zero(torso, shape):
         assert bool(x.any()) == (path[-1].key == "kernel"), path
 
 
+def test_a_prior_moves_all_quantiles_of_an_action_as_it_moves_its_value():
+    """Quantiles with a prior each would keep 1 / √Z of it in their mean, which is Q."""
+    obs = np.asarray(jax.random.normal(jax.random.key(1), (4, 2, 3)))
+    quantiles = {"network__value_head": "quantile", "network__atoms": 50}
+    answers = []
+    for head in ({}, quantiles):
+        agent = built(network__heads=2, network__prior_scale=3.0, **head).agent
+        state, _ = agent.init(jax.random.key(0))
+        state = state.replace(params=jax.tree.map(jnp.zeros_like, state.params))
+        answers.append(agent.output(state, obs))
+    of_values, of_quantiles = answers
+    assert np.asarray(of_values.q).std() > 0.1
+    np.testing.assert_allclose(of_quantiles.q, of_values.q, rtol=1e-5)
+    raw = np.asarray(of_quantiles.raw)
+    assert raw.shape == (4, 2, 3, 50)
+    np.testing.assert_array_equal(raw, np.broadcast_to(raw[..., :1], raw.shape))
+
+
 def test_priors_of_a_distribution_are_added_to_its_logits():
     atoms = {"network__atoms": 5, "network__v_min": -2.0, "network__v_max": 2.0}
     agent = built(network__heads=2, network__prior_scale=3.0, **atoms).agent
