@@ -12,6 +12,7 @@ import psutil
 from jdqn import envs, kernels, learning
 from jdqn.config import Config, ConfigError, shown
 from jdqn.learning.diagnostics import HELD_OUT_STATES
+from jdqn.learning.model import AgentState, draw_samples, make_model, online_variables
 from jdqn.records import EnvSpec
 from jdqn.replay import Replay
 
@@ -60,7 +61,8 @@ def needed(config: Config, spec: EnvSpec, replay: Replay, agent: learning.Agent)
         "replay.capacity": replay.num_bytes // memories,
         # Gradients are as large as what they are of.
         f"network.{widths}": _num_bytes(state) + params,
-        "replay.batch_size": 2 * config.replay.batch_size * stored_and_floats,
+        "replay.batch_size": 2 * config.replay.batch_size * stored_and_floats
+        + 2 * _num_bytes(_answers(config, spec, state)),  # and gradients as large
         "env.num_envs": _num_bytes(actor) + config.env.num_envs * as_floats,
         "env.frame_stack": min(HELD_OUT_STATES, replay.capacity) * stored_and_floats,
     }
@@ -73,6 +75,20 @@ def needed(config: Config, spec: EnvSpec, replay: Replay, agent: learning.Agent)
 def _of_torso(params: Any) -> list[Any]:
     """The parameters that no head has of its own."""
     return [layer for name, layer in params["params"].items() if "Torso" in name]
+
+
+def _answers(config: Config, spec: EnvSpec, state: AgentState) -> Any:
+    """What every layer says of a batch, and learning keeps for the way back: a tree of shapes."""
+    model = make_model(config, spec, learning.make_value_head(config))
+    shape = (config.replay.batch_size, spec.frame_stack, *spec.frame_shape)
+    obs = jax.ShapeDtypeStruct(shape, spec.frame_dtype)
+
+    def answers(variables: Any, obs: jax.Array) -> Any:
+        samples = draw_samples(model, jax.random.key(0), "online", len(obs))
+        kept: dict[str, Any] = {"capture_intermediates": True, "mutable": ["intermediates"]}
+        return model.mean_network.apply(variables, obs, samples, **kept)[1]
+
+    return jax.eval_shape(answers, online_variables(state), obs)
 
 
 def _num_bytes(tree: Any) -> int:

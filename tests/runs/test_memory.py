@@ -36,9 +36,20 @@ def test_what_is_needed_is_what_is_then_allocated():
     of_state = sum(x.nbytes for x in jax.tree.leaves((state, actor)))
     gradients = sum(x.nbytes for x in jax.tree.leaves(state.params))
     stack = 2 * 5 * 6 * 2  # bytes, and four times as many as floats
+    answers = 4 * (2 * 3 * 4 * 16 + 8 + 2 * 3)  # of the convolution, the torso, the heads, all
+    of_batch = 2 * 8 * 5 * stack + 2 * 8 * answers
     assert sum(num_bytes.values()) == (
-        in_ring + of_state + gradients + 2 * 8 * 5 * stack + 4 * 4 * stack + 800 * 5 * stack
+        in_ring + of_state + gradients + of_batch + 4 * 4 * stack + 800 * 5 * stack
     )
+
+
+def test_what_a_large_torso_says_of_a_batch_is_counted():
+    """Of 256 images, as of BTR: gigabytes, which are needed when learning starts."""
+    fields = {"network__torso": "impala", "network__torso_width": 2, "replay__batch_size": 256}
+    config = tiny(**fields, replay__capacity=1_000)
+    spec = EnvSpec((84, 84), np.dtype(np.uint8), 4, 6, 1 / 255)
+    of_batch = memory.needed(config, *parts_of(config, spec))["replay.batch_size"]
+    assert 1e9 < of_batch < 4e9
 
 
 def test_each_of_several_devices_has_a_part_of_the_replay(monkeypatch):
