@@ -38,7 +38,7 @@ class Agent(NamedTuple):
     act: Act
     act_in_evaluation: Act  # the actor's `head` says who acts
     learn: Learn
-    output: Callable[[AgentState, chex.Array], QOutput]  # of observations [B, S, ...]
+    output: Callable[..., QOutput]  # of observations [B, S, ...], see `diagnostics.output`
     diagnose: Callable[[AgentState, chex.Array], dict[str, chex.Array]]
 
 

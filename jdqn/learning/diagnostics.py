@@ -14,10 +14,14 @@ from jdqn.replay import Replay, ReplayState, priorities
 HELD_OUT_STATES = 1_000
 
 
-def output(model: Model, state: AgentState, obs: chex.Array) -> QOutput:
-    """What every head says of observations `[B, S, *frame_shape]`, with mean weights."""
-    variables = online_variables(state)
-    return ask(model, variables, state.prior_params, obs, key=jax.random.key(0))[0]
+def output(
+    model: Model, state: AgentState, obs: chex.Array, key: chex.PRNGKey | None = None
+) -> QOutput:
+    """What every head says of observations `[B, S, *frame_shape]`, with mean weights.
+
+    `key` is of the value head's samples; None: they are the same in every call.
+    """
+    return ask(model, online_variables(state), state.prior_params, obs, key=key)[0]
 
 
 def diagnose(model: Model, state: AgentState, obs: chex.Array) -> dict[str, chex.Array]:

@@ -92,7 +92,7 @@ def ask(
     prior: chex.ArrayTree,
     obs: chex.Array,
     *,
-    key: chex.PRNGKey,
+    key: chex.PRNGKey | None,
     purpose: Purpose = "acting",
     noise_key: chex.PRNGKey | None = None,
     mutable: tuple[str, ...] = (),
@@ -104,7 +104,7 @@ def ask(
       variables: parameters and network state.
       prior: of the prior networks, or None.
       obs: `[B, S, *frame_shape]`.
-      key: of the value head's samples; not used by a head that draws none.
+      key: of the value head's samples; None: they are the same in every call.
       purpose: for what they are drawn.
       noise_key: noise for each row of `obs`; None: the weights of `variables` as they are.
       mutable: collections of network state that this pass changes.
@@ -123,12 +123,15 @@ def ask(
     return QOutput(model.value_head.read(raw, samples), raw, samples), dict(changed)
 
 
-def draw_samples(model: Model, key: chex.PRNGKey, purpose: Purpose, batch_size: int) -> Any:
+def draw_samples(model: Model, key: chex.PRNGKey | None, purpose: Purpose, batch_size: int) -> Any:
     """The value head's samples, with a key apart from every split of `key`; None: it draws none."""
-    if model.value_head.draw is None:
+    head = model.value_head
+    if head.draw is None:
         return None
-    own_key = jax.random.fold_in(key, np.uint32(2**31))
-    return model.value_head.draw(own_key, purpose, batch_size)
+    if key is None and head.fixed is not None:
+        return head.fixed(batch_size)
+    own_key = jax.random.fold_in(jax.random.key(0) if key is None else key, np.uint32(2**31))
+    return head.draw(own_key, purpose, batch_size)
 
 
 def online_variables(state: AgentState) -> chex.ArrayTree:

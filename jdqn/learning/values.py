@@ -56,6 +56,8 @@ class ValueHead(NamedTuple):
     support: chex.Array | tuple[()] | None = None
     # What else of a batch is logged, a mean: (calls, batch) -> [B, K]
     figures: Mapping[str, Callable[[Calls, Batch], chex.Array]] = MappingProxyType({})
+    # Samples for who looks on, the same of every observation: B -> samples; None: they are drawn
+    fixed: Callable[[int], Any] | None = None
 
 
 def make_value_head(config: Config) -> ValueHead:
@@ -144,7 +146,11 @@ def implicit_quantile(
     def draw(key: chex.PRNGKey, purpose: Purpose, batch_size: int) -> chex.Array:
         return jax.random.uniform(key, (batch_size, numbers[purpose]))
 
-    return ValueHead(1, mean, bootstrapped(losses.quantile(penalty)), draw, layer, support=())
+    def fixed(batch_size: int) -> chex.Array:
+        return jnp.tile(midpoints(numbers["acting"]), (batch_size, 1))
+
+    loss = bootstrapped(losses.quantile(penalty))
+    return ValueHead(1, mean, loss, draw, layer, support=(), fixed=fixed)
 
 
 def midpoints(number: int) -> chex.Array:

@@ -13,7 +13,7 @@ from jdqn import learning
 from jdqn.config import Config, ConfigError, shown
 from jdqn.envs import screens
 from jdqn.envs.screens import Shown
-from jdqn.learning import Agent, AgentState
+from jdqn.learning import ActorState, Agent, AgentState
 from jdqn.records import Timestep
 from jdqn.runs import evaluation
 from jdqn.tools import scenes
@@ -56,8 +56,9 @@ def make_brain(config: Config, agent: Agent, state: AgentState) -> Brain:
     """An agent ready to play."""
     support = learning.make_value_head(config).support
 
-    def think(state: AgentState, stack: jax.Array) -> dict[str, jax.Array]:
-        answer = agent.output(state, stack)
+    def think(state: AgentState, actor: ActorState, tick: int) -> dict[str, jax.Array]:
+        # With the samples that `act_in_evaluation` draws: others may find another action best.
+        answer = agent.output(state, actor.stack, jax.random.fold_in(actor.key, tick))
         said = {"q": answer.q[0]}
         if support is None or answer.raw is None or answer.raw.shape[-1] == 1:
             return said
@@ -154,7 +155,7 @@ class _Thinking:
     def __call__(self, timestep: Timestep, tick: int) -> Thought:
         brain = self._brain
         action, self._actor = brain.act(brain.state, self._actor, timestep, tick)
-        said = jax.device_get(brain.think(brain.state, self._actor.stack))
+        said = jax.device_get(brain.think(brain.state, self._actor, tick))
         number = int(action[0])
         explores = not is_best(said["q"], self._head, number)
         opinion = Opinion(**{"probabilities": None} | said, head=self._head, explores=explores)

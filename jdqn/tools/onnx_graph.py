@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from jdqn import networks
-from jdqn.config import Config, ConfigError
+from jdqn.config import Config, ConfigError, is_own
 from jdqn.envs.interface import Interface
 from jdqn.learning import AgentState, make_value_head
 from jdqn.learning.model import Model, make_model, online_variables
-from jdqn.learning.values import midpoints
 from jdqn.networks import pooling
 from jdqn.networks.torsos import (
     SPECTRAL_NORM,
@@ -69,7 +68,8 @@ def to_onnx(config: Config, interface: Interface, state: AgentState, dtype: str)
     if issubclass(networks.TORSOS[model.network.torso], (ConvTorso, ImpalaTorso)):
         frames = _channels_first(graph, interface.spec, frames)
     sides = interface.spec.frame_shape[:2]
-    fractions = _fractions(config)
+    fixed = model.value_head.fixed
+    fractions = None if fixed is None else np.asarray(fixed(1))
     variables = online_variables(state)
     raw = _network(graph, model.network, variables, frames, sides, fractions)
     if model.prior_scale:
@@ -98,20 +98,12 @@ def to_onnx(config: Config, interface: Interface, state: AgentState, dtype: str)
     return made.SerializeToString()
 
 
-def _fractions(config: Config) -> np.ndarray | None:
-    """Where quantiles are asked for, `[1, n]`, evenly, not drawn; None: none are."""
-    network = config.network
-    if network.value_head != "implicit_quantile":
-        return None
-    return np.asarray(midpoints(network.quantile_samples_acting))[None]
-
-
 def _check_known(config: Config, model: Model) -> None:
     """Raises ConfigError for a network that this module cannot write down."""
     head = model.value_head
     torso = networks.TORSOS[model.network.torso]
     known = torso in (FlatTorso, MlpTorso, ImpalaTorso) or issubclass(torso, ConvTorso)
-    known &= head.layer is None or config.network.value_head == "implicit_quantile"
+    known &= head.layer is None or not is_own(config.network.value_head)
     if head.support is None or not known:
         raise ConfigError(
             "model.onnx is written for the networks that ship with jdqn; this agent has one of "

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import tiny
-from learning_helpers import built, quick_jit
+from learning_helpers import batch_of, build, built, quick_jit, update_keys
 
 from jdqn.learning import losses, values
 from jdqn.networks import QuantileEmbedding
 from jdqn.records import Batch, QOutput
+
+IMPLICIT = {"network__value_head": "implicit_quantile"}
 
 
 def test_q_of_a_categorical_head_is_the_mean_of_the_distribution():
@@ -48,6 +50,57 @@ def test_fractions_are_drawn_by_purpose():
     assert np.unique(drawn).size == drawn.size
     assert 0 <= drawn.min() < drawn.max() < 1
     np.testing.assert_array_equal(head.read(jnp.array([[[[1.0, 5.0]]]]), None), [[[3.0]]])
+
+
+def test_who_looks_on_asks_of_every_observation_at_the_same_even_fractions():
+    """What is said of one does not depend on its row; acting draws."""
+    agent = built(**IMPLICIT).agent
+    state, _ = agent.init(jax.random.key(0))
+    obs = np.ones((3, 2, 3), np.float32)
+    answer = agent.output(state, obs)
+    np.testing.assert_allclose(answer.samples, [(np.arange(32) + 0.5) / 32] * 3, rtol=1e-6)
+    np.testing.assert_allclose(answer.q[1:], [answer.q[0]] * 2, rtol=1e-5)
+    drawn = agent.output(state, obs, jax.random.key(1)).samples
+    assert np.unique(drawn).size == 3 * 32
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_who_selects_does_so_by_fractions_of_its_own(double):
+    """The target, with Double the online network; this embedding tells no fractions apart."""
+    config = tiny(agent__double=double, **IMPLICIT)
+    head = values.make_value_head(config)
+    seen = []
+
+    def loss(calls, batch):
+        selector, target = calls.selector(batch.next_obs), calls.target(batch.next_obs)
+        told = (selector.q, selector.samples, target.samples)
+        jax.debug.callback(lambda *found: seen.extend(found), *told)
+        return head.loss(calls, batch)
+
+    made = build(config, value_head=head._replace(loss=loss))
+    state, _ = made.agent.init(jax.random.key(0))
+    embedding = state.params["params"]["value_layer"]["embedding"]
+    alike = {
+        "kernel": jnp.zeros_like(embedding["kernel"]),
+        "bias": jnp.ones_like(embedding["bias"]),
+    }
+    online, target = (
+        {"params": jax.tree.map(lambda x: size * x, state.params["params"])}  # noqa: B023
+        for size in (1.0, -2.0)
+    )
+    for params in (online, target):
+        params["params"]["value_layer"] = {"embedding": alike}
+    ring = made.fill()
+    batch = batch_of(made, ring, update_keys(state.key, 20)[0, 0], 20)
+    state = state.replace(params=online, target_params=target)
+    jax.block_until_ready(made.agent.learn(state, ring, 20))
+    jax.effects_barrier()
+    who = state.replace(params=online if double else target)
+    want = np.asarray(made.agent.output(who, batch.next_obs).q)
+    q, own, of_target = map(np.asarray, seen)
+    np.testing.assert_allclose(q, want, rtol=1e-4, atol=1e-5)
+    assert want.std() > 0.01
+    assert np.intersect1d(own, of_target).size == 0
 
 
 def test_the_configuration_chooses_the_value_head():

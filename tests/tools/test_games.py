@@ -13,6 +13,7 @@ from jdqn.tools.games import Film, Moment, Opinion
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 SEED = 20_003
+IMPLICIT = {"network__value_head": "implicit_quantile"}
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,20 @@ def test_quantiles_are_told():
     assert opinion.quantiles.shape == (1, 2, 4)
     np.testing.assert_allclose(opinion.quantiles.mean(axis=2), opinion.q, rtol=1e-5)
     assert games.returns_of(config) is None
+
+
+def test_what_is_told_of_drawn_quantiles_is_what_acted():
+    """Two of them, drawn anew at each step: others would find another action best."""
+    few = {"network__quantile_samples_acting": 2, "network__quantile_cosines": 4}
+    config = tiny("jdqn/Chain", agent__epsilon_eval=0.0, **IMPLICIT, **few)
+    env = envs.make_env(config, num_envs=1)
+    brain = games.make_brain(config, *drawn(config, env.spec, 0))
+    moments = list(games.play(config, brain, seed=0, policy="mean"))
+    assert not any(moment.opinion.explores for moment in moments)
+    assert len({moment.action for moment in moments[:-1]}) == 2
+    quantiles = [moment.opinion.quantiles for moment in moments]
+    assert quantiles[0].shape == (1, 2, 2)
+    assert np.unique(quantiles).size == np.size(quantiles)
 
 
 def test_a_random_agent_needs_no_network():

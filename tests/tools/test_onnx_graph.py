@@ -3,7 +3,6 @@
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import onnx
 import onnxruntime
@@ -92,19 +91,11 @@ def observations(between):
 PROGRAMS = {}  # several agents differ in their loss alone
 
 
-def evenly(number):
-    """In place of what a value head draws."""
-    return lambda key, purpose, batch_size: jnp.tile(values.midpoints(number), (batch_size, 1))
-
-
 def drawn(config, between):
     """Q of a state and observations, compiled, and a state of random numbers."""
     key = (config.network, between.spec)
     if key not in PROGRAMS:
-        head = values.make_value_head(config)
-        if head.draw is not None:  # the graph asks for quantiles evenly
-            head = head._replace(draw=evenly(config.network.quantile_samples_acting))
-        agent = make_agent(config, between.spec, make_replay(config, between.spec), head)
+        agent = make_agent(config, between.spec, make_replay(config, between.spec))
         like = jax.eval_shape(agent.init, jax.random.key(1))[0]
         rng = np.random.default_rng(1)
 
