@@ -293,6 +293,16 @@ def dot_general(dtype: str) -> Callable[..., chex.Array]:
     return lambda x, kernel, *_, **__: matmul(x, kernel.T, dtype)
 
 
+def mean(x: chex.Array) -> chex.Array:
+    """The mean over the last axis, `[..., Z]` f32 to `[...]`.
+
+    On a CPU as a product: XLA would add one number after the other there.
+    """
+    if not on_cpu():
+        return jnp.mean(x, axis=-1)
+    return x @ jnp.full(x.shape[-1:], 1.0 / x.shape[-1], x.dtype)
+
+
 def stack_to_channels(obs: chex.Array) -> chex.Array:
     """`[B, S, H, W]` to `[B, H, W, S]`, `[B, S, H, W, C]` to `[B, H, W, S·C]`."""
     chex.assert_rank(obs, {4, 5})

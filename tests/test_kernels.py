@@ -219,6 +219,13 @@ def test_norm_and_clipping_are_optax_s_on_an_accelerator_too(monkeypatch, rng, f
         chex.assert_trees_all_close(clip.update(tree, state)[0], clipped, rtol=1e-5)
 
 
+def test_the_mean_is_numpy_s_in_both_forms(monkeypatch, rng):
+    x = rng.normal(size=(2, 3, 50)).astype(np.float32)
+    for on_cpu in (True, False):
+        monkeypatch.setattr(kernels, "on_cpu", lambda on_cpu=on_cpu: on_cpu)
+        np.testing.assert_allclose(kernels.mean(x), x.mean(axis=-1), rtol=1e-5, atol=1e-6)
+
+
 def test_a_ring_is_told_how_to_lie_on_a_tpu_alone(monkeypatch):
     ring = jnp.zeros((3, 2, 128))
 

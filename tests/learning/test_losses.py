@@ -345,6 +345,35 @@ def test_quantile_regression_is_rlax(rng):
     np.testing.assert_allclose(found.loss, want, rtol=1e-4)
 
 
+@pytest.mark.parametrize("penalty", [losses.huber, jnp.cosh])
+def test_the_gradient_of_quantile_regression_is_that_of_its_definition(rng, penalty):
+    """Over two more axes, as a batch of some heads has them; the priority has none."""
+    quantiles, fractions, target = (
+        jnp.asarray(rng.normal(size=(2, 3, size)), jnp.float32) for size in (5, 5, 7)
+    )
+
+    def definition(quantiles, fractions, target):
+        error = target[None, :] - quantiles[:, None]
+        slope = jnp.where(error < 0, 1.0 - fractions[:, None], fractions[:, None])
+        return jnp.sum(jnp.mean(slope * penalty(error), axis=1)), 0.0
+
+    def ours(quantiles, fractions, target):
+        found = losses.quantile_regression(penalty, quantiles, fractions, target)
+        return found.loss, found.priority
+
+    def both(loss):
+        def summed(quantiles):
+            each = jax.vmap(jax.vmap(loss))(quantiles, jax.nn.sigmoid(fractions), target)
+            return jnp.sum(each[0] ** 2) + jnp.sum(each[1])
+
+        return quick_jit(jax.value_and_grad(summed))(quantiles)
+
+    (found, gradient), (want, want_gradient) = both(ours), both(definition)
+    np.testing.assert_allclose(gradient, want_gradient, rtol=1e-4, atol=1e-5)
+    error = np.asarray(target)[:, :, None] - np.asarray(quantiles)[..., None]
+    np.testing.assert_allclose(found - np.abs(error).mean(axis=(2, 3)).sum(), want, rtol=1e-4)
+
+
 def test_one_quantile_in_the_middle_costs_half_of_what_q_learning_does(rng):
     drawn = some_quantiles(rng, online=1, target=1)
     online, _, *rest, target, selector = drawn
