@@ -37,6 +37,8 @@ CHOSEN = {
     "protocol": "env.protocol",
 }
 
+_EPSILON = ("epsilon_start", "epsilon_end", "epsilon_decay_steps")
+
 
 def config_dir() -> pathlib.Path:
     """The folder of the files that ship: inside the installed package, or the checkout."""
@@ -153,7 +155,10 @@ def _layers(
     layers = [
         ("dqn.toml", read_named("agents", "dqn")),
         (f"{chosen['agent']}.toml", of_agent),
-        (f"preset {chosen['preset']}", _read_chosen("presets", chosen["preset"])),
+        (
+            f"preset {chosen['preset']}",
+            for_agent(of_agent, _read_chosen("presets", chosen["preset"])),
+        ),
         *upper,
     ]
     return layers, {CHOSEN[option]: name for option, name in chosen.items()} | overrides
@@ -199,6 +204,14 @@ def _read_own_agent(agent: str) -> tuple[str, Layer]:
 def _read_chosen(kind: Kind, name: str) -> Layer:
     """The layer of a preset or protocol, which may be none."""
     return {} if name == "none" else read_named(kind, name)
+
+
+def for_agent(of_agent: Layer, preset: Layer) -> Layer:
+    """A preset's layer; to an agent that explores without epsilon it gives none."""
+    if of_agent.get("agent", {}).get("epsilon_start") != 0:
+        return preset
+    rest = {k: v for k, v in preset.get("agent", {}).items() if k not in _EPSILON}
+    return preset | {"agent": rest}
 
 
 def _check_record(file: Any, record: Layer, chosen: Mapping[str, str]) -> None:

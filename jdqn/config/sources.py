@@ -1,6 +1,6 @@
 """Where the values of a configuration come from, in a line for people."""
 
-from jdqn.config.layers import Kind, Layer, merged, names, read_named
+from jdqn.config.layers import Kind, Layer, for_agent, merged, names, read_named
 from jdqn.config.schema import Config
 
 # Said of every run anyway, or by the layers' names.
@@ -14,8 +14,9 @@ _MOST_NAMES = 4
 def layers_of(config: Config) -> str:
     """The files that ship, by name, and the fields that say something else."""
     agent = config.agent.name
-    layers = [read_named("agents", "dqn"), _layer("agents", agent)]
-    layers += [_layer("presets", config.env.preset)]
+    of_agent = _layer("agents", agent)
+    preset = for_agent(of_agent, _layer("presets", config.env.preset))
+    layers = [read_named("agents", "dqn"), of_agent, preset]
     of_protocol = [
         f"env.{name}" for name in _layer("protocols", config.env.protocol).get("env", {})
     ]

@@ -9,6 +9,7 @@ from config_helpers import refusal
 
 from jdqn import config as config_lib
 from jdqn.config import ConfigError, default_preset, layers, load_config
+from jdqn.config.sources import layers_of
 
 # Sizes and scales, what an environment needs; anything else is the algorithm's.
 PRESET_FIELDS = {
@@ -97,6 +98,20 @@ def test_defaults_lie_in_dqn_toml_and_nowhere_else():
     sections = config_lib.Config.model_fields
     known = {name: info.annotation.model_fields for name, info in sections.items()}
     assert dotted_fields(layer_of("agents", "dqn")) == dotted_fields(known)
+
+
+def test_a_preset_gives_no_epsilon_to_an_agent_without(tmp_path):
+    own = tmp_path / "mine.toml"
+    own.write_text("[agent]\nepsilon_start = 0.0\nepsilon_end = 0.0\n")
+    for name in (str(own), "noisy", "rainbow", "bootstrapped_prior", "bootstrapped_rainbow"):
+        agent = load_config(env="CartPole-v1", agent=name).agent
+        assert (agent.epsilon_start, agent.epsilon_end) == (0.0, 0.0)
+        assert agent.target_period_steps == 256  # the rest of the preset is there
+    assert load_config(env="CartPole-v1", agent="double").agent.epsilon_end == 0.2
+    asked = load_config(env="CartPole-v1", agent="noisy", overrides={"agent.epsilon_end": 0.1})
+    assert asked.agent.epsilon_end == 0.1
+    noisy = load_config(env="CartPole-v1", agent="noisy")
+    assert layers_of(noisy) == "agent noisy, preset classic"
 
 
 def test_the_environment_chooses_the_preset(tmp_path):
