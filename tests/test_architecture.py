@@ -58,7 +58,7 @@ FUNCTION_LINES = 60
 # before a run could have several processes; 3,320 before the residual torso, its pools and its
 # spectral norm; 3,445 before quantiles, implicit ones, and Munchausen; 3,655 before a prior moved
 # quantiles together, who looks on got samples that are not drawn, and the quantiles' loss made its
-# gradient with its value, in a tenth of the time on a CPU.
+# gradient with its value, several times as fast on a CPU.
 CORE_LINES = 3_692
 
 
