@@ -225,7 +225,7 @@ def test_a_row_of_the_covering_array_learns_and_acts(row):
 
 # Rainbow by its six switches over `dqn`, without its file.
 REST = {"optimizer.max_gradient_norm": 10.0}
-ACTING = {"agent.epsilon_start": 0.0}  # the preset says where it ends
+ACTING = {"agent.epsilon_start": 0.0, "agent.epsilon_end": 0.0}
 RAINBOW = {
     "double": {"agent.double": True},
     "dueling": {"network.dueling": "mean"},
