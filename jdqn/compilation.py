@@ -5,6 +5,7 @@ what it has written (jax issue 38445). A folder for each jaxlib and CPU, in the 
 """
 
 import contextlib
+import os
 import pathlib
 import platform
 import re
@@ -18,6 +19,9 @@ import jaxlib
 import platformdirs
 from jax.experimental.compilation_cache import compilation_cache
 
+from jdqn.config import ConfigError, shown
+from jdqn.config.wording import one_line
+
 MAX_BYTES = 2 * 1024**3  # of a folder; jax deletes what was used longest ago
 MIN_SECONDS = 0.1  # what compiles faster is not kept
 UNUSED_DAYS = 30  # after which the folder of another jaxlib or CPU is deleted
@@ -25,11 +29,17 @@ LOCK = ".lockfile"  # jax's own
 LOCK_SECONDS = 10.0
 
 WHERE = "jax_compilation_cache_dir"  # jax's names
+PLATFORMS = "JAX_PLATFORMS"
 FROM_SECONDS = "jax_persistent_cache_min_compile_time_secs"
 
 
 def keep(is_wanted: bool) -> None:
-    """Keeps what this process compiles, where that helps. What the user has set up, stays."""
+    """Keeps what this process compiles, where that helps. What the user has set up, stays.
+
+    Raises:
+      ConfigError: jax finds none of the devices that the environment asks for.
+    """
+    _check_devices()
     if not is_wanted or getattr(jax.config, WHERE) is not None:
         return
     folder = cache_folder() / f"jaxlib-{jaxlib.__version__}-{_cpu()}"
@@ -39,6 +49,23 @@ def keep(is_wanted: bool) -> None:
             _tidy(folder)
         if _is_of_use(folder):
             _set(folder, MIN_SECONDS)
+
+
+def _check_devices() -> None:
+    """Raises ConfigError where `JAX_PLATFORMS` names what is not there."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # without a word where a plugin is missing
+        if (asked := os.environ.get(PLATFORMS)) is None:
+            raise
+        said = (
+            one_line(str(error).partition(" (set ")[0].rstrip("."))
+            or "no plugin for it is installed"
+        )
+        raise ConfigError(
+            f"{PLATFORMS} = {shown(asked)}: jax finds no such device ({said}); unset it to take "
+            "what is there"
+        ) from None
 
 
 def cache_folder() -> pathlib.Path:

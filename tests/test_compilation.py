@@ -11,6 +11,7 @@ import pytest
 from jax._src import compilation_cache
 
 from jdqn import compilation
+from jdqn.config import ConfigError
 
 TRAIN = [sys.executable, "-m", "jdqn.train", "--env", "gymnax/CartPole-v1", "--agent", "rainbow"]
 SHORT = ["--steps", "2_000", "--train.eval_episodes", "0", "--network.torso_hidden", "[16]"]
@@ -33,6 +34,31 @@ def fresh(monkeypatch, tmp_path):
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (AssertionError(), "no plugin for it is installed"),
+        (
+            RuntimeError("Unable to open libtpu.so (set JAX_PLATFORMS='')"),
+            "Unable to open libtpu.so",
+        ),
+    ],
+)
+def test_devices_that_are_asked_for_and_not_there_are_a_sentence(monkeypatch, error, said):
+    def find():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", find)
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    with pytest.raises(ConfigError) as info:
+        compilation.keep(False)
+    sentence = f"JAX_PLATFORMS = 'tpu': jax finds no such device ({said}); unset it to take what is"
+    assert str(info.value) == f"{sentence} there"
+    monkeypatch.delenv("JAX_PLATFORMS")
+    with pytest.raises(type(error)):  # not ours to explain
+        compilation.keep(False)
 
 
 def test_what_was_compiled_is_found_again(fresh):
