@@ -66,8 +66,8 @@ class Resources(_Table):
 
     at_once: Count = 0  # 0: as many as fit
     cores: Annotated[int, Field(ge=1, le=1_000)] = 1
-    memory_gb: Annotated[float, Field(ge=0, strict=False)] = 0.0  # 0: estimated
-    gpus: Annotated[float, Field(ge=0, le=64, strict=False)] | Literal["auto"] = "auto"
+    memory_gb: Annotated[float, Field(ge=0)] = 0.0  # 0: estimated
+    gpus: Annotated[float, Field(ge=0, le=64)] | Literal["auto"] = "auto"
 
 
 class Range(_Table):

@@ -28,6 +28,8 @@ REFUSED = {
     "an empty word": ({"sweep": {**GAMES, "preset": ""}}, ["sweep.preset = '': must not be empty"]),
     "no number": ({"resources": {"cores": "x"}}, ["resources.cores = 'x': must be a whole number"]),
     "no memory": ({"resources": {"memory_gb": [1]}}, ["resources.memory_gb = [1]: must be a nu"]),
+    "memory as text": ({"resources": {"memory_gb": "2"}}, ["memory_gb = '2': must be a number"]),
+    "gpus as text": ({"resources": {"gpus": "1"}}, ["resources.gpus = '1': must be \"auto\", or"]),
     "tables": ({"resources": 3}, ["resources = 3: must be a table"]),
     "no table of fields": ({"grid": [1]}, ["grid = [1]: must be a table"]),
     "a list of ranges": (of_search(fields=[1]), ["search.fields = [1]: must be a table"]),
