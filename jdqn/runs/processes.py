@@ -131,7 +131,7 @@ def _number(name: str) -> int | None:
     """What a variable says; None: nothing."""
     text = os.environ.get(name)
     if text is not None and not re.fullmatch("[0-9]{1,6}", text):
-        raise ConfigError(f"{name} = {shown(text)}: must be a whole number")
+        raise ConfigError(f"{name} = {shown(text)}: must be a whole number, 0 or more")
     return None if text is None else int(text)
 
 

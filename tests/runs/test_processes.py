@@ -37,10 +37,11 @@ def test_a_single_process_has_nothing_to_say_of_others(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", processes.NUMBERS)
-def test_variables_that_are_no_numbers_are_refused(monkeypatch, name):
+@pytest.mark.parametrize("text", ["two", "-1"])
+def test_variables_that_are_no_numbers_are_refused(monkeypatch, name, text):
     monkeypatch.setenv(processes.ADDRESS, "localhost:1")
-    monkeypatch.setenv(name, "two")
-    with pytest.raises(ConfigError, match=f"{name} = 'two': must be a whole number"):
+    monkeypatch.setenv(name, text)
+    with pytest.raises(ConfigError, match=f"{name} = '{text}': must be a whole number, 0 or more"):
         processes.join(tiny())
 
 
