@@ -194,6 +194,9 @@ class Attempt:
             return self._result(folders.REFUSED, sentence)
         if self._asked and status in STOPPED_STATUSES:
             return self._done() if self._has_been_done() else self._record(self._asked)
+        if status < 0:  # it could not say so
+            after = f", after: {sentence}" if sentence else ""
+            sentence = f"ended by {stopping.name_of(-status)}{after}"
         sentence = sentence or f"exit status {status}"
         retries = self._max_retries
         return crashed(

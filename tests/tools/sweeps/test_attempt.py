@@ -127,9 +127,15 @@ def test_a_trial_that_was_killed_goes_on_from_its_checkpoint(trial, folder, monk
     stand_in(monkeypatch, s0="crashes once")
     outcome = ended(begin(trial, folder).poll)
     assert (outcome.how, outcome.result) == (folders.CRASHED, None)
-    assert outcome.sentence == "exit status -9"
+    assert outcome.sentence == "ended by SIGKILL"
     assert ended(begin(trial, folder).poll).how == folders.DONE
     assert folder.result()["attempt"] == 2
+
+
+def test_what_was_killed_is_said_so_before_the_line_that_it_printed_last(trial, folder):
+    folder.log.parent.mkdir(parents=True, exist_ok=True)
+    folder.log.write_text("steps 2,360  4%\n")
+    assert begin(trial, folder)._ended(-9).sentence == "ended by SIGKILL, after: steps 2,360  4%"
 
 
 def test_a_crash_is_tried_again_so_often(trial, folder, monkeypatch):
