@@ -39,7 +39,7 @@ def keep(is_wanted: bool) -> None:
     Raises:
       ConfigError: jax finds none of the devices that the environment asks for.
     """
-    _check_devices()
+    check_platform()
     if not is_wanted or getattr(jax.config, WHERE) is not None:
         return
     folder = cache_folder() / f"jaxlib-{jaxlib.__version__}-{_cpu()}"
@@ -51,7 +51,7 @@ def keep(is_wanted: bool) -> None:
             _set(folder, MIN_SECONDS)
 
 
-def _check_devices() -> None:
+def check_platform() -> None:
     """Raises ConfigError where `JAX_PLATFORMS` names what is not there."""
     try:
         jax.devices()

@@ -201,7 +201,7 @@ def _executor(plan: "Plan", ray: str | None) -> tuple[Any, str]:
 def _run_all(plan: "Plan", ray: str | None) -> int:
     """Runs all trials, on this machine or a cluster."""
     from jdqn.runs import files
-    from jdqn.tools.sweeps import loop
+    from jdqn.tools.sweeps import folders, loop
     from jdqn.tools.sweeps.board import Board, summary
     from jdqn.tools.sweeps.plan import counted
 
@@ -209,7 +209,7 @@ def _run_all(plan: "Plan", ray: str | None) -> int:
     with contextlib.ExitStack() as stack:
         executor, where = _executor(plan, ray)
         stack.enter_context(contextlib.closing(executor))
-        plan.directory.mkdir(parents=True, exist_ok=True)
+        folders.make(plan.directory)
         stack.enter_context(files.lock(plan.directory, "sweep directory"))
         stop = stack.enter_context(stopping.signals())
         results: dict[str, dict[str, Any]] = {}

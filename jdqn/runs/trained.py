@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jdqn import envs, learning, replay
+from jdqn import compilation, envs, learning, replay
 from jdqn.config import Config, ConfigError, load_config, shown, with_overrides
 from jdqn.envs.guard import guard
 from jdqn.envs.interface import Interface, interface
@@ -70,6 +70,7 @@ def load_run(
     """
     file = path / "config.toml"
     files.check_is_run(path)
+    compilation.check_platform()
     recorded = load_config(file=file)
     config = with_overrides(recorded, **overrides)
     if not exported.is_exported(path) and not checkpoint.store_of(path).folder.is_dir():

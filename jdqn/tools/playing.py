@@ -75,6 +75,7 @@ def of_run(
 
 def at_random(config: Config) -> Cast:
     """Random actions in the environment of a configuration."""
+    compilation.check_platform()
     return Cast(config, None, Title(config.env.name, "random actions"))
 
 

@@ -17,6 +17,7 @@ import socket
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from jdqn.config import ConfigError
 from jdqn.runs import files
 from jdqn.runs.store import Store
 
@@ -33,6 +34,15 @@ PAUSED = "paused"  # until others have come as far
 SUPERSEDED = "superseded"  # a later attempt has begun
 TAIL_BYTES = 65_536
 Record = dict[str, Any]
+
+
+def make(directory: pathlib.Path) -> None:
+    """Makes the folder of a sweep, if need be. Raises ConfigError."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sentence = f"cannot make sweep directory {directory}: {error.strerror}"
+        raise ConfigError(sentence) from None
 
 
 class Standing(NamedTuple):

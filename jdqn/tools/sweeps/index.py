@@ -21,7 +21,7 @@ def run(plan: Plan, trial: Trial) -> int:
       ConfigError: a sweep of another kind holds the directory.
       RunError: it cannot be written.
     """
-    plan.directory.mkdir(parents=True, exist_ok=True)
+    folders.make(plan.directory)
     folder = attempt.folder_of(plan.directory, trial)
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     place = Place(num_threads=len(affinity(0)) if affinity else os.cpu_count() or 1)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from jdqn.config import ConfigError
 from jdqn.runs import files
 from jdqn.tools.sweeps import folders
 from jdqn.tools.sweeps.folders import Folder
@@ -134,3 +135,11 @@ def test_the_last_line_of_what_was_printed(folder):
     folder.path.mkdir()
     folder.log.write_text("one\nerror: two\n\n")
     assert folder.last_line() == "error: two"
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match=r"^cannot make sweep directory .*file: File exists$"):
+        folders.make(tmp_path / "file")
+    folders.make(tmp_path / "new" / "folder")
+    assert (tmp_path / "new" / "folder").is_dir()
