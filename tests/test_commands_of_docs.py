@@ -17,10 +17,10 @@ pytestmark = pytest.mark.slow
 
 PAGES = [page for page in docs.PAGES if page.parent.name != "results" and docs.commands(page)]
 SHORT_RUN = {
-    "--steps": "384",
+    "--steps": "640",
     "--network.hidden": "[16]",
     "--replay.capacity": "5_000",
-    "--train.learning_starts_steps": "320",
+    "--train.learning_starts_steps": "512",
     "--env.max_episode_steps": "200",
 }
 SHORT = {
@@ -82,7 +82,7 @@ def shortened(command):
     if "--peer" in arguments or any("results/" in argument for argument in arguments):
         return None
     if "--resume" in arguments:
-        return with_option(arguments, "--steps", "512")
+        return with_option(arguments, "--steps", "768")
     for name, value in SHORT.get(command.module, {}).items():
         arguments = with_option(arguments, name, value)
     if command.module == "jdqn.train" and "--train.eval_episodes" not in arguments:
@@ -122,6 +122,7 @@ def test_what_a_page_says_runs(page, tmp_path):
         if arguments is None or command.line in seen:  # of a loop the first round
             continue
         seen.add(command.line)
+        arguments = [argument.replace("/shared/", f"{tmp_path}/shared/") for argument in arguments]
         make_runs(tmp_path, page, arguments)
         command_line = ["-m", command.module, *arguments]
         if command.module == "jdqn.play" and not {"--video", "--help"} & {*arguments}:
