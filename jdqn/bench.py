@@ -45,6 +45,7 @@ def bench(config: Config, arguments: argparse.Namespace) -> None:
 
     from jdqn import compilation, envs
 
+    compilation.check_platform()
     compilation.keep(config.train.compilation_cache)
     steps = steps or (50_000 if envs.is_native(config.env.name) else 10_000)
     title = (

@@ -34,12 +34,7 @@ FROM_SECONDS = "jax_persistent_cache_min_compile_time_secs"
 
 
 def keep(is_wanted: bool) -> None:
-    """Keeps what this process compiles, where that helps. What the user has set up, stays.
-
-    Raises:
-      ConfigError: jax finds none of the devices that the environment asks for.
-    """
-    check_platform()
+    """Keeps what this process compiles, where that helps. What the user has set up, stays."""
     if not is_wanted or getattr(jax.config, WHERE) is not None:
         return
     folder = cache_folder() / f"jaxlib-{jaxlib.__version__}-{_cpu()}"
@@ -58,10 +53,8 @@ def check_platform() -> None:
     except (RuntimeError, AssertionError) as error:  # without a word where a plugin is missing
         if (asked := os.environ.get(PLATFORMS)) is None:
             raise
-        said = (
-            one_line(str(error).partition(" (set ")[0].rstrip("."))
-            or "no plugin for it is installed"
-        )
+        said = one_line(str(error).partition(" (set ")[0].rstrip("."))
+        said = said or "no plugin for it is installed"
         raise ConfigError(
             f"{PLATFORMS} = {shown(asked)}: jax finds no such device ({said}); unset it to take "
             "what is there"

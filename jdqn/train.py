@@ -68,12 +68,12 @@ def train(
       Exception: what `on_log` or `on_evaluation` has raised.
     """
     is_first = _join(config)
-    quiet = quiet or not is_first
-    if not quiet:
+    if not (quiet := quiet or not is_first):
         _announce(config, run_dir if resumes else None)
     from jdqn import compilation, envs, loops
     from jdqn.runs.hooks import Hooks
 
+    compilation.check_platform()
     compilation.keep(config.train.compilation_cache)
     return loops.train(
         config,

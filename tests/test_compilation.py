@@ -53,12 +53,12 @@ def test_devices_that_are_asked_for_and_not_there_are_a_sentence(monkeypatch, er
     monkeypatch.setattr(jax, "devices", find)
     monkeypatch.setenv("JAX_PLATFORMS", "tpu")
     with pytest.raises(ConfigError) as info:
-        compilation.keep(False)
+        compilation.check_platform()
     sentence = f"JAX_PLATFORMS = 'tpu': jax finds no such device ({said}); unset it to take what is"
     assert str(info.value) == f"{sentence} there"
     monkeypatch.delenv("JAX_PLATFORMS")
     with pytest.raises(type(error)):  # not ours to explain
-        compilation.keep(False)
+        compilation.check_platform()
 
 
 def test_what_was_compiled_is_found_again(fresh):
