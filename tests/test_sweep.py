@@ -134,8 +134,9 @@ def test_a_sweep_that_ships_is_found_by_its_name(capsys, monkeypatch):
     assert "minatar/Breakout" in capsys.readouterr().out
 
 
-def test_a_search_lists_what_it_draws_first(tmp_path, capsys):
+def test_a_search_lists_what_it_draws_first(tmp_path, capsys, monkeypatch):
     pytest.importorskip("optuna")
+    monkeypatch.chdir(tmp_path)  # a sweep may lie in `runs/s` already
     rates = {"optimizer.learning_rate": {"low": 1e-5, "high": 1e-3, "log": True}}
     search = {"settings": 20, "batch": 3, "fields": rates}
     games = {"games": ["jdqn/Chain"], "seeds": 2}
