@@ -56,7 +56,7 @@ def _in_parts(
 
     50 observations at a time: a thousand stacks at once are 400 MB.
     """
-    has_quantiles = isinstance(model.value_head.support, tuple)
+    has_quantiles = model.value_head.is_mean
 
     def of_part(part: chex.Array) -> tuple[chex.Array, chex.Array | None]:
         answer = output(model, state, part)

@@ -57,7 +57,7 @@ def make_model(config: Config, spec: EnvSpec, value_head: ValueHead) -> Model:
     mean_network = network.clone(noisy="none")
     # Outputs of an action whose mean is Q move together: in a mean of 200 functions that know
     # nothing of each other a fourteenth of each is left.
-    outputs = 1 if isinstance(value_head.support, tuple) else value_head.num_outputs
+    outputs = 1 if value_head.is_mean else value_head.num_outputs
     return Model(
         network=network,
         mean_network=mean_network,

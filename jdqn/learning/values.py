@@ -51,13 +51,17 @@ class ValueHead(NamedTuple):
     # A Flax module between torso and heads, shared by them:
     # (features [B, F], samples) -> [B, n, F']
     layer: Callable[..., nn.Module] | None = None
-    # How Q is read, for who writes it down elsewhere: the returns [Z] that softmax(raw) weighs, or
-    # (): Q is the mean of raw, whose Z entries weigh the same; None: `read` alone knows.
+    # The returns [Z] that softmax(raw) weighs; (): raw is weighed evenly; None: `read` alone knows.
     support: chex.Array | tuple[()] | None = None
     # What else of a batch is logged, a mean: (calls, batch) -> [B, K]
     figures: Mapping[str, Callable[[Calls, Batch], chex.Array]] = MappingProxyType({})
     # Samples for who looks on, the same of every observation: B -> samples; None: they are drawn
     fixed: Callable[[int], Any] | None = None
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether Q is the mean of raw, all of whose Z entries weigh the same."""
+        return isinstance(self.support, tuple)
 
 
 def make_value_head(config: Config) -> ValueHead:

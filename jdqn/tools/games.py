@@ -54,15 +54,15 @@ class Brain(NamedTuple):
 
 def make_brain(config: Config, agent: Agent, state: AgentState) -> Brain:
     """An agent ready to play."""
-    support = learning.make_value_head(config).support
+    head = learning.make_value_head(config)
 
     def think(state: AgentState, actor: ActorState, tick: int) -> dict[str, jax.Array]:
         # With the samples that `act_in_evaluation` draws: others may find another action best.
         answer = agent.output(state, actor.stack, jax.random.fold_in(actor.key, tick))
         said = {"q": answer.q[0]}
-        if support is None or answer.raw is None or answer.raw.shape[-1] == 1:
+        if head.support is None or answer.raw is None or answer.raw.shape[-1] == 1:
             return said
-        if isinstance(support, tuple):
+        if head.is_mean:
             return said | {"quantiles": answer.raw[0]}
         return said | {"probabilities": jax.nn.softmax(answer.raw[0], axis=-1)}
 
@@ -71,8 +71,8 @@ def make_brain(config: Config, agent: Agent, state: AgentState) -> Brain:
 
 def returns_of(config: Config) -> np.ndarray | None:
     """The returns `[Z]` that a value head weighs; None: it has no distribution over fixed ones."""
-    support = learning.make_value_head(config).support
-    return None if support is None or isinstance(support, tuple) else np.asarray(support)
+    head = learning.make_value_head(config)
+    return None if head.support is None or head.is_mean else np.asarray(head.support)
 
 
 def distribution(opinion: Opinion, returns: np.ndarray | None) -> np.ndarray | None:
