@@ -3,16 +3,18 @@
 python results/collect.py scores FOLDER... > table.csv     the end of each seed
 python results/collect.py curves FOLDER... > table.csv     training returns on the way, 100 places
 python results/collect.py treasure FOLDER... > table.csv   DeepSea: when it was found, and solved
+python results/collect.py iqm TABLE...                     of tables of scores: IQM, 95% intervals
 """
 
 import csv
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from jdqn.tools import curves, groups
+from jdqn.tools import curves, groups, statistics
 
 PLACES = 100
 SOLVED_BAD_FRACTION = 0.9  # bsuite (Osband et al. 2020): fewer of all episodes so far were bad
@@ -76,14 +78,31 @@ def collect(table: str, folders: list[str]) -> list[Row]:
             **row,
         }
         for run in runs
-        for seed in run.seeds
+        for seed in sorted(run.seeds, key=lambda seed: seed.number)
         for row in TABLES[table](seed)
     ]
 
 
+def iqm(paths: list[str]) -> Iterator[Row]:
+    """Of each environment and agent the interquartile mean over seeds, and its 95% interval."""
+    found = defaultdict(list)
+    for path in paths:
+        with open(path, encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                found[row["env"], row["agent"]].append(row)
+    for (env, agent), rows in found.items():
+        told: Row = {"env": env, "agent": agent, "seeds": len(rows)}
+        for name in (name for name in rows[0] if name == "training_return" or "evaluation" in name):
+            values = np.array([[float(row[name])] for row in rows if row[name]])
+            if len(values):
+                low, high = statistics.bootstrap(statistics.iqm, values)
+                told[name] = f"{statistics.iqm(values):.1f} ({low:.1f} to {high:.1f})"
+        yield told
+
+
 def main(table: str, folders: list[str]) -> None:
     """Writes a table to stdout."""
-    rows = collect(table, folders)
+    rows = list(iqm(folders)) if table == "iqm" else collect(table, folders)
     names = list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(sys.stdout, names, restval="", lineterminator="\n")
     writer.writeheader()
