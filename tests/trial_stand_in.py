@@ -30,6 +30,9 @@ def main(options):
     if how == "finds it in use":
         print(f"error: run directory {run} is in use by another process", file=sys.stderr)
         return 2
+    if how == "is short of memory":  # in the words of tests/runs/test_memory.py
+        print("error: replay.capacity = 9: the run needs 9 bytes; 8 are available (machine)")
+        return 2
     if how == "crashes at once":
         print("a traceback", file=sys.stderr)
         return 1

@@ -20,7 +20,9 @@ from jdqn.tools.sweeps.folders import Folder
 from jdqn.tools.sweeps.plan import Trial
 
 COMMAND = (sys.executable, "-m", "jdqn.train")
-IN_USE = "is in use by another process"  # of `files.lock`, between our look and theirs
+# In refusals that may be otherwise a moment later: of `files.lock`, between our look and theirs, and
+# of `memory.check_memory`, where a neighbour has taken what there was.
+PASSING = ("is in use by another process", "are available (")
 NOT_FINITE = "not finite"  # of a loss, a gradient, a reward: the same twice will be so again
 # Negative: before there was anything to save.
 STOPPED_STATUSES = {sign for number in stopping.SIGNALS for sign in (128 + number, -number)}
@@ -188,7 +190,8 @@ class Attempt:
             return self._record(folders.SUPERSEDED)
         if status == 0:
             return self._done()
-        is_refusal = status == stopping.REFUSED_STATUS and IN_USE not in sentence
+        is_passing = any(words in sentence for words in PASSING)
+        is_refusal = status == stopping.REFUSED_STATUS and not is_passing
         # What has saved a checkpoint was no mistake: something cannot be read now, memory is short.
         if is_refusal and self._folder.saved_steps() is None:
             return self._result(folders.REFUSED, sentence)

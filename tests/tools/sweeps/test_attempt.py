@@ -86,8 +86,9 @@ def test_a_trial_is_a_run_of_its_own_whatever_the_shell_has_exported(trial, fold
     assert "STAND_IN" in variables
 
 
-def test_a_run_that_another_process_took_in_between_is_no_mistake(trial, folder, monkeypatch):
-    stand_in(monkeypatch, s0="finds it in use")
+@pytest.mark.parametrize("how", ["finds it in use", "is short of memory"])
+def test_what_may_be_otherwise_a_moment_later_is_no_mistake(trial, folder, monkeypatch, how):
+    stand_in(monkeypatch, s0=how)
     assert ended(begin(trial, folder).poll).how == folders.CRASHED
     assert folder.result() is None
 
