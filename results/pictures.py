@@ -7,6 +7,7 @@ import csv
 import pathlib
 import sys
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 from matplotlib import figure
@@ -14,17 +15,10 @@ from matplotlib import figure
 from jdqn.tools import curves
 
 HERE = pathlib.Path(__file__).parent
-AGENTS = {
-    "dqn": "DQN",
-    "double": "Double",
-    "prioritized": "prioritised",
-    "n_step": "three-step",
-    "c51": "C51",
-    "rainbow": "Rainbow",
-    "munchausen": "Munchausen",
-    "qr": "QR-DQN",
-    "iqn": "IQN",
-    "btr": "Beyond the Rainbow",
+CONTROL = "dqn_epsilon"
+EXPLORERS = {
+    "bootstrapped_prior": "Bootstrapped, twenty heads with priors",
+    "dqn": "DQN, epsilon-greedy",
 }
 BEHAVIOURS = {
     "head": "Bootstrapped, a head for each episode",
@@ -43,20 +37,37 @@ def table(name: str) -> list[dict[str, str]]:
 
 
 def minatar_breakout() -> figure.Figure:
-    """Mean training return of five seeds of each agent of the table, with 95% bands."""
+    """Training returns of each agent, with 95% bands, beside those of DQN with their epsilons."""
     points = defaultdict(lambda: defaultdict(list))
-    for row in table("minatar_breakout_curves.csv"):
-        points[row["agent"]][row["seed"]].append((float(row["steps"]), float(row["return"])))
+    for row in table("minatar_curves.csv"):
+        if row["env"] == "minatar/Breakout" and row["training_return"]:
+            point = (float(row["steps"]), float(row["training_return"]))
+            points[row["agent"]][row["seed"]].append(point)
     read = {}
-    for agent in sorted(points, key=list(AGENTS).index):
-        seeds = [np.array(seed) for seed in points[agent].values()]
-        steps = np.linspace(0, min(seed[-1, 0] for seed in seeds), 101)[1:]
-        returns = np.stack([np.interp(steps, seed[:, 0], seed[:, 1]) for seed in seeds])
-        read[AGENTS[agent]] = (steps, returns)
-    drawn = figure.Figure(**curves.FIGURE)
-    axes = curves.draw_curves(read, drawn.subplots())
-    axes.set_title("MinAtar Breakout, one update every four steps")
+    for agent, seeds in points.items():
+        steps = np.linspace(0, min(seed[-1][0] for seed in seeds.values()), 101)[1:]
+        returns = [np.interp(steps, *np.transpose(seed)) for seed in seeds.values()]
+        read[agent] = (steps, *curves.interval(np.stack(returns)))
+    drawn, panels = grid(len(read))
+    for (agent, (steps, mean, half)), axes in zip(read.items(), panels, strict=True):
+        axes.plot(read[CONTROL][0], read[CONTROL][1], color="grey", lw=0.8, ls=":")
+        axes.plot(steps, mean, color="C0")
+        axes.fill_between(steps, mean - half, mean + half, color="C0", alpha=0.25, lw=0)
+        axes.set_title(f"{agent}, {len(points[agent])} seeds", fontsize=9)
+        axes.grid(alpha=0.3)
+    drawn.supxlabel(f"agent steps, an update every four (dotted: {CONTROL})")
+    drawn.supylabel("training return, 100 games")
     return drawn
+
+
+def grid(number: int) -> tuple[figure.Figure, list[Any]]:
+    """A figure with so many panels, all on the same axes."""
+    num_rows = -(-number // PANELS_A_ROW)
+    drawn = figure.Figure(figsize=(12, 2.3 * num_rows), layout="constrained")
+    panels = list(drawn.subplots(num_rows, PANELS_A_ROW, sharex=True, sharey=True).flat)
+    for axes in panels[number:]:
+        axes.axis("off")
+    return drawn, panels[:number]
 
 
 def cartpole() -> figure.Figure:
@@ -65,10 +76,8 @@ def cartpole() -> figure.Figure:
     for row in table("cartpole_evaluations.csv"):
         if row["env"] == "gymnax/CartPole-v1":
             points[row["agent"]][row["seed"]].append((int(row["steps"]), float(row["return_mean"])))
-    num_rows = -(-len(points) // PANELS_A_ROW)
-    drawn = figure.Figure(figsize=(12, 2.3 * num_rows), layout="constrained")
-    panels = drawn.subplots(num_rows, PANELS_A_ROW, sharex=True, sharey=True).flat
-    for (agent, seeds), axes in zip(points.items(), panels, strict=False):
+    drawn, panels = grid(len(points))
+    for (agent, seeds), axes in zip(points.items(), panels, strict=True):
         steps, returns = np.moveaxis(np.array(list(seeds.values())), -1, 0)
         mean, half = curves.interval(returns)
         axes.plot(steps[0], returns.T, color="C0", alpha=0.2, lw=0.6)
@@ -77,8 +86,6 @@ def cartpole() -> figure.Figure:
         axes.set_title(f"{agent}, {len(returns)} seeds", fontsize=9)
         axes.set_ylim(0, 515)  # bands end where returns do
         axes.grid(alpha=0.3)
-    for axes in list(panels):  # those left over
-        axes.axis("off")
     drawn.supxlabel("agent steps")
     drawn.supylabel("evaluation, mean of 20 games")
     return drawn
@@ -103,13 +110,34 @@ def chain() -> figure.Figure:
     axes.set_xlabel("length N of the chain")
     axes.set_ylabel("episodes until ten optimal in a row (x: not in 2,000)")
     axes.grid(alpha=0.3)
+    axes.legend(loc="upper right", bbox_to_anchor=(1, 0.9))
+    return drawn
+
+
+def deep_sea() -> figure.Figure:
+    """Episodes until DeepSea is solved against its size, a point for each of five seeds."""
+    drawn = figure.Figure(**curves.FIGURE)
+    axes = drawn.subplots()
+    for i, (agent, label) in enumerate(EXPLORERS.items()):
+        rows = [row for row in table("deep_sea_scaling.csv") if row["agent"] == agent]
+        place = np.array([float(row["env.size"]) for row in rows]) + 0.8 * (i - 0.5)
+        solved = np.array([row["solved_episode"] != "" for row in rows])
+        height = np.array([float(row["solved_episode"] or row["episodes"]) for row in rows])
+        axes.scatter(place[solved], height[solved], color=f"C{i}", label=label, s=25)
+        axes.scatter(place[~solved], height[~solved], color=f"C{i}", marker="x", s=35)
+    sizes = np.linspace(10, 18, 9)
+    axes.plot(sizes, 2.0**sizes, color="grey", lw=0.8, ls=":", label="random actions, 2^size")
+    axes.set_yscale("log")
+    axes.set_xlabel("size of the sea")
+    axes.set_ylabel("episodes until solved (x: not in so many)")
+    axes.grid(alpha=0.3)
     axes.legend()
     return drawn
 
 
 def main(folder: pathlib.Path) -> None:
     """Writes all."""
-    for draw in (cartpole, chain, minatar_breakout):
+    for draw in (cartpole, chain, deep_sea, minatar_breakout):
         draw().savefig(folder / f"{draw.__name__}.png", dpi=120)
 
 
