@@ -159,7 +159,7 @@ def texts(own: str) -> list[str]:
     room = 2 ** max(max(sizes) - 1, 0).bit_length()  # few sizes: each is a program
     padded = np.frombuffer(data.ljust(room, b" "), np.uint8)
     (padded,) = everyones([padded])
-    return [bytes(one[:size]).decode() for one, size in zip(padded, sizes, strict=True)]
+    return [one.tobytes()[:size].decode() for one, size in zip(padded, sizes, strict=True)]
 
 
 def everyones(own: list[np.ndarray]) -> list[np.ndarray]:

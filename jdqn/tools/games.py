@@ -185,6 +185,7 @@ def is_best(q: np.ndarray, head: int, action: int) -> bool:
       head: as `ActorState.head`: a head, or whose vote or mean acts.
       action: the one that was taken.
     """
+    score: np.ndarray
     if head == learning.ALL_VOTE:
         score = np.bincount(q.argmax(axis=1), minlength=q.shape[1])
     else:
