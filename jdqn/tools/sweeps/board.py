@@ -181,8 +181,10 @@ def best_of(results: Results) -> list[str]:
         mean, best = max(scored, key=lambda pair: pair[0], default=(-math.inf, []))
         if mean > -math.inf:
             seeds = f", mean of {most} seeds" * (most > 1)
-            values = in_words(best[0]["settings"])
-            found.append(f"{game} {mean:.2f} by {best[0]['agent']}{values}{seeds}")
+            setting = best[0]["agent"] + in_words(best[0]["settings"])
+            equals = [score for score, _ in scored].count(mean) - 1
+            others = f" and {equals} more" * (equals > 0)
+            found.append(f"{game} {mean:.2f} by {setting}{others}{seeds}")
     return found
 
 

@@ -45,6 +45,11 @@ def test_settings_are_compared_by_the_mean_over_their_seeds(tmp_path):
     assert board.best_of(lucky) == ["jdqn/Chain 50.00 by dqn, n_step 3"]
 
 
+def test_equals_of_the_best_are_counted():
+    three = {str(n): result(score=500.0, n_step=n) for n in (1, 3, 5)}
+    assert board.best_of(three) == ["jdqn/Chain 500.00 by dqn, n_step 1 and 2 more"]
+
+
 def test_scores_of_two_kinds_are_not_compared(tmp_path):
     evaluated = result(score=20.0, n_step=1) | {"training": 9.0}
     trained = result(score=10.0, n_step=3) | {"training": 10.0, "score_of": "training"}
