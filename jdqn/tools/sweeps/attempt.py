@@ -20,8 +20,8 @@ from jdqn.tools.sweeps.folders import Folder
 from jdqn.tools.sweeps.plan import Trial
 
 COMMAND = (sys.executable, "-m", "jdqn.train")
-# In refusals that may be otherwise a moment later: of `files.lock`, between our look and theirs, and
-# of `memory.check_memory`, where a neighbour has taken what there was.
+# In refusals that may be otherwise a moment later: of `files.lock`, between our look and theirs,
+# and of `memory.check_memory`, where a neighbour has taken what there was.
 PASSING = ("is in use by another process", "are available (")
 NOT_FINITE = "not finite"  # of a loss, a gradient, a reward: the same twice will be so again
 # Negative: before there was anything to save.
