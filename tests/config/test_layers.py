@@ -21,6 +21,10 @@ PRESET_FIELDS = {
     "network.hidden",
     "network.v_min",
     "network.v_max",
+    "network.quantile_samples",
+    "network.quantile_samples_target",
+    "network.quantile_samples_acting",
+    "network.quantile_cosines",
     "replay.capacity",
     "replay.batch_size",
     "optimizer.name",  # a learning rate and an eps mean nothing without it
