@@ -15,7 +15,7 @@ from matplotlib import figure
 from jdqn.tools import curves
 
 HERE = pathlib.Path(__file__).parent
-CONTROL = "dqn_epsilon"
+CONTROL = "dqn_epsilon"  # DQN with the epsilons of `double`, as the others
 EXPLORERS = {
     "bootstrapped_prior": "Bootstrapped, twenty heads with priors",
     "dqn": "DQN, epsilon-greedy",
