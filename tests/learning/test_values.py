@@ -54,7 +54,7 @@ def test_fractions_are_drawn_by_purpose():
 
 def test_who_looks_on_asks_of_every_observation_at_the_same_even_fractions():
     """What is said of one does not depend on its row; acting draws."""
-    agent = built(**IMPLICIT).agent
+    agent = built(network__quantile_samples_acting=32, **IMPLICIT).agent
     state, _ = agent.init(jax.random.key(0))
     obs = np.ones((3, 2, 3), np.float32)
     answer = agent.output(state, obs)
@@ -107,7 +107,9 @@ def test_the_configuration_chooses_the_value_head():
     assert values.make_value_head(tiny()).num_outputs == 1
     of_quantiles = tiny(network__value_head="quantile", network__atoms=7)
     assert values.make_value_head(of_quantiles).num_outputs == 7
-    drawn = values.make_value_head(tiny(network__value_head="implicit_quantile")).draw
+    numbers = {"network__quantile_samples_acting": 32, "network__quantile_samples": 64}
+    of_fractions = tiny(network__value_head="implicit_quantile", **numbers)
+    drawn = values.make_value_head(of_fractions).draw
     draws = [functools.partial(drawn, purpose=x, batch_size=2) for x in ("acting", "online")]
     shapes = [jax.eval_shape(draw, jax.random.key(0)).shape for draw in draws]
     assert shapes == [(2, 32), (2, 64)]
