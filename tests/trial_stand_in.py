@@ -31,7 +31,8 @@ def main(options):
         print(f"error: run directory {run} is in use by another process", file=sys.stderr)
         return 2
     if how == "is short of memory":  # in the words of tests/runs/test_memory.py
-        print("error: replay.capacity = 9: the run needs 9 bytes; 8 are available (machine)")
+        sentence = "replay.capacity = 9: the run needs 9 bytes; 8 are available (machine)"
+        print(f"error: {sentence}", file=sys.stderr)
         return 2
     if how == "crashes at once":
         print("a traceback", file=sys.stderr)
