@@ -91,6 +91,12 @@ def cartpole() -> figure.Figure:
     return drawn
 
 
+def mark(axes: Any, place: Any, height: Any, reached: Any, *, color: str, label: str) -> None:
+    """A dot for what was reached, a cross for what was not."""
+    axes.scatter(place[reached], height[reached], color=color, label=label, s=25)
+    axes.scatter(place[~reached], height[~reached], color=color, marker="x", s=35)
+
+
 def chain() -> figure.Figure:
     """Episodes until ten optimal ones in a row, a point for each of five seeds."""
     drawn = figure.Figure(**curves.FIGURE)
@@ -103,8 +109,7 @@ def chain() -> figure.Figure:
         learned = np.array([row["episodes_until_ten_optimal"] != "" for row in rows])
         episodes = [float(row["episodes_until_ten_optimal"] or MOST_EPISODES) for row in rows]
         height = np.array(episodes)
-        axes.scatter(place[learned], height[learned], color=f"C{i}", label=label, s=25)
-        axes.scatter(place[~learned], height[~learned], color=f"C{i}", marker="x", s=35)
+        mark(axes, place, height, learned, color=f"C{i}", label=label)
     axes.axhline(MOST_EPISODES, color="grey", lw=0.8, ls=":")
     axes.set_yscale("log")
     axes.set_xlabel("length N of the chain")
@@ -123,8 +128,7 @@ def deep_sea() -> figure.Figure:
         place = np.array([float(row["env.size"]) for row in rows]) + 0.8 * (i - 0.5)
         solved = np.array([row["solved_episode"] != "" for row in rows])
         height = np.array([float(row["solved_episode"] or row["episodes"]) for row in rows])
-        axes.scatter(place[solved], height[solved], color=f"C{i}", label=label, s=25)
-        axes.scatter(place[~solved], height[~solved], color=f"C{i}", marker="x", s=35)
+        mark(axes, place, height, solved, color=f"C{i}", label=label)
     sizes = np.linspace(10, 18, 9)
     axes.plot(sizes, 2.0**sizes, color="grey", lw=0.8, ls=":", label="random actions, 2^size")
     axes.set_yscale("log")
