@@ -29,11 +29,7 @@ def main(options):
         return 2
     if how == "finds it in use":
         print(f"error: run directory {run} is in use by another process", file=sys.stderr)
-        return 2
-    if how == "is short of memory":  # in the words of tests/runs/test_memory.py
-        sentence = "replay.capacity = 9: the run needs 9 bytes; 8 are available (machine)"
-        print(f"error: {sentence}", file=sys.stderr)
-        return 2
+        return 75
     if how == "crashes at once":
         print("a traceback", file=sys.stderr)
         return 1

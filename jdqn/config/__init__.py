@@ -1,6 +1,6 @@
 """Frozen, validated configuration; nothing here imports jax, so that `--help` is quick."""
 
-from jdqn.config.errors import ConfigError, RunError
+from jdqn.config.errors import ConfigError, PassingError, RunError
 from jdqn.config.layers import (
     RECORDS,
     config_dir,
@@ -29,6 +29,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Parser",
+    "PassingError",
     "RunError",
     "add_fields",
     "add_options",

@@ -5,6 +5,10 @@ class ConfigError(ValueError):
     """A mistake of the user's, in one sentence: the field, the value, what is accepted."""
 
 
+class PassingError(ConfigError):
+    """What may be possible a moment later: a folder is in use, memory is short."""
+
+
 class RunError(RuntimeError):
     """What was begun cannot go on, in one sentence; what could be saved has been."""
 

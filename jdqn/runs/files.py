@@ -7,7 +7,7 @@ import pathlib
 import threading
 from collections.abc import Iterator
 
-from jdqn.config import ConfigError
+from jdqn.config import ConfigError, PassingError
 
 try:
     import fcntl
@@ -19,7 +19,7 @@ LOCK = ".lock"  # of a folder; a file, for machines that share one do not tell e
 SHOWN_RUNS = 4
 
 
-class InUseError(ConfigError):
+class InUseError(PassingError):
     """Another process holds a folder."""
 
 

@@ -10,7 +10,7 @@ import jax
 import psutil
 
 from jdqn import envs, kernels, learning
-from jdqn.config import Config, ConfigError, shown
+from jdqn.config import Config, ConfigError, PassingError, shown
 from jdqn.learning.diagnostics import HELD_OUT_STATES
 from jdqn.learning.model import AgentState, draw_samples, make_model, online_variables
 from jdqn.records import EnvSpec
@@ -25,10 +25,11 @@ class Limit(NamedTuple):
 
     num_bytes: int
     name: str
+    shared_bytes: int = 0  # that all of this machine or group may use; 0: it is of this process
 
 
 def check_memory(config: Config, spec: EnvSpec, replay: Replay, agent: learning.Agent) -> None:
-    """Raises ConfigError where a run needs more than there is."""
+    """Raises ConfigError where a run needs more than there is; PassingError: than others leave."""
     seeds = config.train.num_seeds
     parts = needed(config, spec, replay, agent)
     total = sum(parts.values()) * seeds
@@ -39,7 +40,8 @@ def check_memory(config: Config, spec: EnvSpec, replay: Replay, agent: learning.
     section, _, name = field.partition(".")
     value = shown(config.model_dump()[section][name]).replace("(", "[").replace(")", "]")
     of_seeds = f" for {seeds} seeds" if seeds > 1 else ""
-    raise ConfigError(
+    may_pass = total <= limit.shared_bytes
+    raise (PassingError if may_pass else ConfigError)(
         f"{field} = {value}: the run needs {total:,} bytes{of_seeds}, {parts[field] * seeds:,} of "
         f"them because of this; {max(limit.num_bytes, 0):,} are available ({limit.name})"
     )
@@ -105,7 +107,8 @@ def available() -> Limit:
 
 def of_machine() -> Limit:
     """The least that machine, control group and process allow; asks no device."""
-    machine = Limit(psutil.virtual_memory().available, "memory of the machine")
+    memory = psutil.virtual_memory()
+    machine = Limit(memory.available, "memory of the machine", memory.total)
     return min([machine, *of_groups(GROUPS, MEMBERSHIP), *of_process()])
 
 
@@ -158,7 +161,7 @@ def _of_group(folder: pathlib.Path, maximum: str, usage: str) -> Iterator[Limit]
     files = 0
     for name in ("inactive_file", "active_file"):  # version 1 has a total of all groups below
         files += int(statistics.get(f"total_{name}", statistics.get(name, 0)))
-    yield Limit(most - max(used - files, 0), f"control group limit of {most:,} bytes")
+    yield Limit(most - max(used - files, 0), f"control group limit of {most:,} bytes", most)
 
 
 def of_process() -> Iterator[Limit]:

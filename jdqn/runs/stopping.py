@@ -19,7 +19,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NoReturn, TextIO
 
-from jdqn.config import ConfigError, RunError, shown
+from jdqn.config import ConfigError, PassingError, RunError, shown
 from jdqn.config.wording import one_line
 
 SIGNALS = [
@@ -33,6 +33,7 @@ ON_EVALUATION = -2
 NAMES = {BROKEN_PIPE: "SIGPIPE", ON_LOG: "on_log", ON_EVALUATION: "on_evaluation"}
 IMPORT_FILE = "<frozen importlib._bootstrap>"  # of the code that imports
 REFUSED_STATUS = 2  # of a mistake
+PASSING_STATUS = 75  # of what may be none a moment later: EX_TEMPFAIL of sysexits.h
 POLL_SECONDS = 0.1
 SAME_SECONDS = 1.0
 # Sent once more, some time later, by the shell of a terminal that closes.
@@ -197,7 +198,7 @@ def command(refuse: Callable[[Exception], NoReturn], run: Callable[[], int | Non
     """Runs a command: a mistake, a failure or a stop is one line on stderr and an exit status.
 
     Args:
-      refuse: says what a mistake is, and exits; the status is `REFUSED_STATUS`.
+      refuse: says what a mistake is, and exits; the status is `REFUSED_STATUS` or `PASSING_STATUS`.
       run: the command; returns its exit status.
     """
     status: int | None = 1
@@ -212,7 +213,7 @@ def command(refuse: Callable[[Exception], NoReturn], run: Callable[[], int | Non
         silence_if_full(sys.stdout)
         with contextlib.suppress(SystemExit):
             refuse(error)
-        status = REFUSED_STATUS
+        status = PASSING_STATUS if isinstance(error, PassingError) else REFUSED_STATUS
     except RunError as error:
         say(str(error))
         status = error.status

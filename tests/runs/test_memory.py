@@ -11,7 +11,7 @@ import pytest
 from helpers import QUICK, tiny, vector_spec
 
 from jdqn import kernels, learning
-from jdqn.config import ConfigError
+from jdqn.config import ConfigError, PassingError
 from jdqn.records import EnvSpec
 from jdqn.replay import make_replay
 from jdqn.runs import memory
@@ -82,9 +82,22 @@ def test_the_largest_part_is_named_by_its_field(monkeypatch, overrides, named):
     total = sum(memory.needed(config, *parts).values())
     with pytest.raises(ConfigError) as info:
         memory.check_memory(config, *parts)
+    assert not isinstance(info.value, PassingError)
     left = "2,000,000 are available (a small machine)"
     for words in [named, f"needs {total:,} bytes", left]:
         assert words in str(info.value)
+
+
+def test_what_others_have_taken_may_pass_and_what_is_more_than_all_may_not(monkeypatch):
+    config = tiny("jdqn/Chain")
+    parts = parts_of(config, vector_spec())
+    total = sum(memory.needed(config, *parts).values())
+    for shared, passes in [(total, True), (total - 1, False)]:
+        limit = memory.Limit(total - 1, "machine", shared)
+        monkeypatch.setattr(memory, "available", lambda limit=limit: limit)
+        with pytest.raises(ConfigError) as info:
+            memory.check_memory(config, *parts)
+        assert isinstance(info.value, PassingError) == passes
 
 
 def test_the_residual_torso_is_named_by_its_width(monkeypatch):
@@ -108,7 +121,7 @@ def test_what_fits_exactly_is_taken_and_seeds_are_counted(monkeypatch):
 
 def test_the_smallest_limit_counts(monkeypatch):
     monkeypatch.setattr(kernels, "on_cpu", lambda: True)
-    machine = types.SimpleNamespace(available=3_000)
+    machine = types.SimpleNamespace(available=3_000, total=9_000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: machine)
     groups = [memory.Limit(2_000, "group")]
     process = [memory.Limit(1_000, "process")]
@@ -118,7 +131,7 @@ def test_the_smallest_limit_counts(monkeypatch):
     process.clear()
     assert memory.available() == groups[0]
     groups.clear()
-    assert memory.available() == (3_000, "memory of the machine")
+    assert memory.available() == (3_000, "memory of the machine", 9_000)
 
 
 @pytest.fixture
@@ -154,7 +167,8 @@ H100 = {"bytes_limit": 8_509_193_420, "bytes_in_use": 0, "pool_bytes": 8_509_193
 )
 def test_an_accelerator_is_asked_itself(device_of, kind, stats, left, limit):
     device_of(kind, stats)
-    assert memory.available() == (left, f"jax's limit of {limit} bytes on {kind}")
+    limit_of = f"jax's limit of {limit} bytes on {kind}"
+    assert memory.available() == memory.Limit(left, limit_of)
 
 
 @pytest.mark.parametrize("stats", [None, {}, {"bytes_in_use": 3}, {"bytes_limit": -1}])
@@ -162,7 +176,9 @@ def test_an_accelerator_that_does_not_tell_is_not_held_to_the_memory_of_the_mach
     monkeypatch, device_of, stats
 ):
     device_of("some GPU", stats)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: types.SimpleNamespace(available=1))
+    monkeypatch.setattr(
+        psutil, "virtual_memory", lambda: types.SimpleNamespace(available=1, total=1)
+    )
     config = tiny()
     memory.check_memory(config, *parts_of(config, vector_spec()))
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jdqn.config import ConfigError, RunError
+from jdqn.config import ConfigError, Parser, PassingError, RunError
 from jdqn.runs import stopping
 
 
@@ -150,6 +150,16 @@ def test_a_command_ends_in_one_line(monkeypatch, capsys, error, said, status):
     printed = capsys.readouterr().err
     assert printed.startswith(said)
     assert printed.count("\n") == bool(said)
+
+
+@pytest.mark.parametrize(("error", "status"), [(ConfigError("x"), 2), (PassingError("x"), 75)])
+def test_a_refusal_that_may_pass_has_a_status_of_its_own(error, status):
+    def run():
+        raise error
+
+    with pytest.raises(SystemExit) as info:
+        stopping.command(Parser().refuse, run)
+    assert info.value.code == status
 
 
 def test_ctrl_c_during_an_import_ends_a_command_in_one_line(tmp_path):

@@ -20,9 +20,6 @@ from jdqn.tools.sweeps.folders import Folder
 from jdqn.tools.sweeps.plan import Trial
 
 COMMAND = (sys.executable, "-m", "jdqn.train")
-# In refusals that may be otherwise a moment later: of `files.lock`, between our look and theirs,
-# and of `memory.check_memory`, where a neighbour has taken what there was.
-PASSING = ("is in use by another process", "are available (")
 NOT_FINITE = "not finite"  # of a loss, a gradient, a reward: the same twice will be so again
 # Negative: before there was anything to save.
 STOPPED_STATUSES = {sign for number in stopping.SIGNALS for sign in (128 + number, -number)}
@@ -190,10 +187,8 @@ class Attempt:
             return self._record(folders.SUPERSEDED)
         if status == 0:
             return self._done()
-        is_passing = any(words in sentence for words in PASSING)
-        is_refusal = status == stopping.REFUSED_STATUS and not is_passing
-        # What has saved a checkpoint was no mistake: something cannot be read now, memory is short.
-        if is_refusal and self._folder.saved_steps() is None:
+        # What has saved a checkpoint was no mistake: something cannot be read now.
+        if status == stopping.REFUSED_STATUS and self._folder.saved_steps() is None:
             return self._result(folders.REFUSED, sentence)
         if self._asked and status in STOPPED_STATUSES:
             return self._done() if self._has_been_done() else self._record(self._asked)
