@@ -100,7 +100,7 @@ class Network(Section):
     """The Q-network."""
 
     torso: Literal["auto", "nature", "minatar", "impala", "mlp", "none"] = _doc(
-        "what the heads share; auto: by observation; none: the heads share nothing"
+        "what the heads share; auto: by observation; none: nothing, but iqn's cosines"
     )
     torso_width: Annotated[int, Field(gt=0, le=64)] = _doc(
         "impala: its channels are 16, 32 and 32 times this"
