@@ -98,9 +98,14 @@ def _tidy(folder: pathlib.Path) -> None:
 def _is_of_use(folder: pathlib.Path) -> bool:
     """Whether jax loads here what it has written: tried once for each kind of device."""
     verdict = folder / f"hits-{jax.devices()[0].platform}"
-    if not verdict.exists():
-        verdict.write_text(str(_hits(folder)), encoding="utf-8")
-    return verdict.read_text(encoding="utf-8") == str(True)
+    known = verdict.read_text(encoding="utf-8") if verdict.exists() else ""
+    if known not in (str(True), str(False)):
+        before = set(folder.glob("*-cache"))
+        known = str(_hits(folder))
+        # Where nothing could be written, on a full disk, say, nothing has been found out.
+        if known == str(True) or set(folder.glob("*-cache")) - before:
+            verdict.write_text(known, encoding="utf-8")
+    return known == str(True)
 
 
 def _hits(folder: pathlib.Path) -> bool:

@@ -81,6 +81,21 @@ def test_it_stays_off_where_jax_cannot_load_what_it_has_written(fresh, monkeypat
     assert jax.config.jax_compilation_cache_dir is None
 
 
+def test_a_disk_that_was_full_for_a_moment_does_not_switch_it_off_for_good(fresh, monkeypatch):
+    """Neither where the program could not be written nor where the verdict could not."""
+    with monkeypatch.context() as full:
+        full.setattr(compilation_cache, "put_executable_and_time", lambda *_: None)
+        compilation.keep(True)
+    assert jax.config.jax_compilation_cache_dir is None
+    (folder,) = fresh.iterdir()
+    verdict = folder / f"hits-{jax.devices()[0].platform}"
+    assert not verdict.exists()
+    verdict.touch()
+    compilation.keep(True)
+    assert jax.config.jax_compilation_cache_dir == str(folder)
+    assert verdict.read_text() == "True"
+
+
 def test_it_is_off_where_it_is_not_wanted(fresh):
     compilation.keep(False)
     assert jax.config.jax_compilation_cache_dir is None

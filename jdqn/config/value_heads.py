@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 def check_atoms(config: "Config") -> None:
     """Raises ConfigError where atoms lie on one another, or beside a loss that they do not use."""
     network = config.network
+    if network.atoms == 1 and network.value_head == "quantile":
+        raise ConfigError(
+            "network.atoms = 1: must be above 1 with network.value_head = quantile, whose "
+            "quantiles it counts (Dabney et al.: 200)"
+        )
     if network.atoms == 1 or network.value_head == "quantile":
         return
     if network.value_head == "implicit_quantile":

@@ -145,7 +145,7 @@ def begin(
     env = envs.make_native_env(config, num_envs=config.env.num_envs)
     replay, agent = build(config, env.spec)
     parts = Parts(config, env, replay, agent, chunk_ticks(config))
-    torso = networks.says_torso(config.network.torso, env.spec.frame_shape)
+    torso = networks.says_torso(config.network, env.spec.frame_shape)
     carries = start(parts, stop)
     if resumed is None:
         carries = with_parameters(started, carries, config.train.num_seeds)

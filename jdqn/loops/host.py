@@ -55,7 +55,7 @@ def begin(
     replay, agent = build(config, env.spec)
     # What a user's own `make_env` makes is not cut.
     limit = envs.says_no_limit(config) if make_env is envs.make_env else None
-    torso = networks.says_torso(config.network.torso, env.spec.frame_shape)
+    torso = networks.says_torso(config.network, env.spec.frame_shape)
     said = [*([limit] if limit else []), *env.said, *torso]
     if resumed is None:
         carry = start(config, replay, agent, _first_timestep(env), stop)

@@ -12,6 +12,7 @@ import flax.traverse_util
 import jax.numpy as jnp
 
 from jdqn import kernels
+from jdqn.config.schema import Network
 from jdqn.networks import layers, pooling
 
 SPECTRAL_NORM = "spectral_norm"  # the collection of its power iterations
@@ -162,11 +163,17 @@ def chosen(torso: str, frame_shape: tuple[int, ...]) -> str:
     return torso
 
 
-def says_torso(torso: str, frame_shape: tuple[int, ...]) -> list[str]:
+def says_torso(fields: Network, frame_shape: tuple[int, ...]) -> list[str]:
     """What a run says of the torso it has in place of the one that was asked for."""
-    if torso in ("auto", chosen(torso, frame_shape)):
+    torso = chosen(fields.torso, frame_shape)
+    if fields.torso not in ("auto", torso):
+        asked = f'network.torso = "{fields.torso}"'
+        return [f"{asked} is for images: observations of {frame_shape} get the mlp"]
+    of_impala = {"torso_width": 1, "torso_pool": 0, "spectral_norm": False}  # off
+    asked = [f"network.{name}" for name, off in of_impala.items() if getattr(fields, name) != off]
+    if torso == "impala" or not asked:
         return []
-    return [f'network.torso = "{torso}" is for images: observations of {frame_shape} get the mlp']
+    return [f"of the impala torso, not of {torso}: {', '.join(asked)}"]
 
 
 def has_all_stages(frame_shape: tuple[int, ...]) -> bool:

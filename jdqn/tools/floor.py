@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jdqn import kernels
 from jdqn.config import Config
 from jdqn.learning import make_value_head
-from jdqn.learning.model import ask, init_variables, make_model
+from jdqn.learning.model import ask, init_prior, init_variables, make_model
+from jdqn.learning.values import Purpose
 from jdqn.records import EnvSpec
 from jdqn.tools.figures import Row, median_ms
 
@@ -60,7 +61,7 @@ def _bandwidth() -> float:
 
 def update_flops(config: Config, spec: EnvSpec) -> float:
     """Floating-point operations of one update, counted by XLA on the library's convolutions."""
-    params, obs, forward = _summed_network(config, spec, for_cpu=False)
+    params, obs, summed = _summed_network(config, spec, for_cpu=False)
     params, obs = jax.eval_shape(lambda *x: x, params, obs)
 
     def count(f: Callable[..., Any]) -> float:
@@ -68,16 +69,18 @@ def update_flops(config: Config, spec: EnvSpec) -> float:
             analysis = jax.jit(f).lower(params, obs).cost_analysis()
         return float(analysis["flops"] if analysis else "nan")
 
-    # Target, the selector where it is not the target, and the target of `obs`.
-    draws = make_value_head(config).draw is not None
-    forwards = 1 + (config.agent.double or draws) + bool(config.agent.munchausen_scale)
-    return count(jax.grad(forward)) + forwards * count(forward)
+    # The selector is another pass where it is not the target; Munchausen asks it about `obs` too.
+    is_apart = config.agent.double or make_value_head(config).draw is not None
+    selections = is_apart + bool(config.agent.munchausen_scale)
+    gradient = count(jax.value_and_grad(summed("online")))  # the loss needs the outputs too
+    return gradient + count(summed("target")) + selections * count(summed("acting"))
 
 
 def convolutions(config: Config, spec: EnvSpec) -> Iterator[Row]:
     """The network in both forms of its convolutions; `kernels.convolve` picks one by backend."""
     for name, for_cpu in (("patches", True), ("library", False)):
-        params, obs, forward = _summed_network(config, spec, for_cpu=for_cpu)
+        params, obs, summed = _summed_network(config, spec, for_cpu=for_cpu)
+        forward = summed("online")
         for what, function in (("forward", forward), ("gradient", jax.grad(forward))):
             call = jax.jit(function)
             ms = median_ms(lambda _: call(params, obs), 20)  # noqa: B023
@@ -85,17 +88,25 @@ def convolutions(config: Config, spec: EnvSpec) -> Iterator[Row]:
 
 
 def _summed_network(config: Config, spec: EnvSpec, *, for_cpu: bool) -> tuple[Any, jax.Array, Any]:
-    """Variables, a batch, and the sum of the network's outputs as a function of both."""
+    """Variables, a batch, and the sum of outputs as a function of both, by a pass's purpose."""
     model = make_model(config, spec, make_value_head(config))
     model = model._replace(mean_network=model.mean_network.clone(for_cpu=for_cpu))
     shape = (config.replay.batch_size, spec.frame_stack, *spec.frame_shape)
     obs = jnp.ones(shape, spec.frame_dtype)
     key = jax.random.key(0)
     params, network_state = init_variables(model, key, obs)
+    prior = init_prior(model, key, obs)
 
-    def forward(params: Any, obs: jax.Array) -> jax.Array:
-        variables = {**params, **network_state}
-        answer, _ = ask(model, variables, None, obs, key=key, purpose="online")
-        return jnp.sum(jnp.asarray(answer.raw))
+    def summed(purpose: Purpose) -> Callable[[Any, jax.Array], jax.Array]:
+        # Without samples of its own, the prior has answered the same in the pass before.
+        has_answered = purpose == "acting" and model.value_head.draw is None
+        of_pass = None if has_answered else prior
 
-    return params, obs, forward
+        def forward(params: Any, obs: jax.Array) -> jax.Array:
+            variables = {**params, **network_state}
+            answer, _ = ask(model, variables, of_pass, obs, key=key, purpose=purpose)
+            return jnp.sum(jnp.asarray(answer.raw))
+
+        return forward
+
+    return params, obs, summed

@@ -19,6 +19,10 @@ MISTAKES = {
         {"network.atoms": 51, "network.value_head": "implicit_quantile"},
         ["network.atoms = 51: must be 1 with network.value_head = implicit_quantile"],
     ),
+    "a distribution of one quantile": (
+        {"network.value_head": "quantile"},
+        ["network.atoms = 1: must be above 1 with network.value_head = quantile", "200"],
+    ),
     "an action selected for a target that weighs all": (
         {"agent.munchausen_scale": 0.9, "agent.double": True},
         ["agent.double = true: must be false with agent.munchausen_scale = 0.9", "selects none"],

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers import tiny
 from learning_helpers import batch_of, build, built, quick_jit, update_keys
+from oracle import needs_rlax, rlax
 
 from jdqn.learning import losses, values
 from jdqn.networks import QuantileEmbedding
@@ -235,6 +236,24 @@ def test_munchausen_of_quantiles_is_its_slow_twin(rng, drawn):
         slope = np.abs(fractions[i][:, None] - (error < 0))
         want = (slope * np.asarray(losses.huber(error))).mean(axis=1).sum()
         np.testing.assert_allclose(found.loss[i, k], want, rtol=1e-4)
+
+
+@needs_rlax
+def test_a_cold_policy_over_quantiles_is_the_expected_sarsa_of_rlax(rng):
+    """RLax weighs the losses of actions by the policy, M-IQN their quantiles."""
+    head = values.munchausen(values.quantile(4, losses.huber), 0.0, 1e-4, -1.0)
+    batch = some_batch(rng)
+    online, now, then = rng.normal(size=(3, 6, 2, 3, 4)).astype(np.float32)
+    fractions = np.tile(np.asarray(values.midpoints(4)), (6, 1))
+    found, _ = loss_of(head, batch, online, now, then, fractions=fractions)
+    policy = np.float32(np.eye(3)[then.mean(axis=3).argmax(axis=2)])
+    oracle = functools.partial(rlax.quantile_expected_sarsa, huber_param=1.0)
+    over_heads = jax.vmap(oracle, in_axes=(0, None, None, None, None, 0, 0))
+    transitions = (fractions, batch.action, batch.reward, batch.discount)
+    swapped = [np.swapaxes(x, 2, 3) for x in (online, then)]
+    with jax.numpy_rank_promotion("allow"):
+        want = quick_jit(jax.vmap(over_heads))(swapped[0], *transitions, swapped[1], policy)
+    np.testing.assert_allclose(found.loss, want, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [1.0, 100.0])

@@ -41,3 +41,17 @@ def test_the_adaptive_pool_takes_the_maximum_of_each_window(rng):
     want = [[x[:, a:b, c:d].max(axis=(1, 2)) for c, d in columns] for a, b in rows]
     found = pooling.adaptive_max_pool(x, 2)
     np.testing.assert_array_equal(np.moveaxis(found, (1, 2), (0, 1)), want)
+
+
+def test_each_maximum_of_the_adaptive_pool_gives_its_gradient_to_where_it_lies(rng):
+    """Where windows overlap, one place may be the maximum of several."""
+    x = rng.normal(size=(2, 5, 7, 3)).astype(np.float32)
+    pull = rng.normal(size=(2, 2, 2, 3)).astype(np.float32)
+    found = jax.vjp(lambda x: pooling.adaptive_max_pool(x, 2), x)[1](pull)[0]
+    want = np.zeros_like(x)
+    for b, i, j, c in np.ndindex(pull.shape):
+        top, left = [0, 2][i], [0, 3][j]
+        window = x[b, top : top + 3, left : left + 4, c]
+        row, column = np.unravel_index(window.argmax(), window.shape)
+        want[b, top + row, left + column, c] += pull[b, i, j, c]
+    np.testing.assert_allclose(found, want, rtol=1e-6)

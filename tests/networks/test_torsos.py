@@ -165,12 +165,22 @@ def test_without_spectral_norm_there_is_no_state_and_nothing_to_show():
 def test_impala_is_for_images_and_what_vectors_get_is_said(shape, torso):
     spec = IMAGE._replace(frame_shape=shape)
     assert networks.make_network(tiny(network__torso="impala"), spec).torso == torso
-    assert networks.says_torso("auto", shape) == []
-    assert networks.says_torso("impala", shape) == (
+    assert networks.says_torso(tiny().network, shape) == []
+    assert networks.says_torso(tiny(network__torso="impala").network, shape) == (
         ['network.torso = "impala" is for images: observations of (3,) get the mlp']
         if torso == "mlp"
         else []
     )
+
+
+@pytest.mark.parametrize("torso", ["nature", "auto"])
+def test_what_only_impala_has_is_said_to_be_without_effect(torso):
+    fields = tiny(network__torso=torso, network__spectral_norm=True, network__torso_pool=6).network
+    assert networks.says_torso(fields, (84, 84)) == [
+        "of the impala torso, not of nature: network.torso_pool, network.spectral_norm"
+    ]
+    whole = tiny(network__torso="impala", network__torso_width=2).network
+    assert networks.says_torso(whole, (84, 84)) == []
 
 
 def test_auto_torso_follows_the_observation():

@@ -41,6 +41,36 @@ def test_the_operations_of_impala_are_those_of_its_convolutions_and_its_heads():
     assert forward + gradient < found < 1.1 * (forward + gradient)
 
 
+def test_each_pass_is_counted_with_its_own_number_of_quantiles():
+    """Only where an action is asked for, K; the heads answer for each, the torso once."""
+    wide = WIDE | {"network__torso": "none", "network__hidden": [256, 256]}
+    names = [f"network__quantile_samples{end}" for end in ("", "_target", "_acting")]
+    heads = 2 * BATCH * (256 * 256)  # of one fraction; the layers before and behind are small
+
+    def count(*numbers):
+        head = {"network__value_head": "implicit_quantile", "network__quantile_cosines": 1}
+        config = tiny(**wide, **head, **dict(zip(names, numbers, strict=True)))
+        return floor.update_flops(config, vector_spec())
+
+    one = count(2, 2, 2)
+    assert count(2, 12, 2) - one == pytest.approx(10 * heads, rel=0.1)
+    assert count(2, 2, 12) - one == pytest.approx(10 * heads, rel=0.1)
+    assert count(12, 2, 2) - one == pytest.approx(3 * 10 * heads, rel=0.1)
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_priors_are_counted_once_for_each_observation(double):
+    """Forward: of `obs` beside the online network, of `next_obs` beside the target."""
+    with_, without = (
+        floor.update_flops(
+            tiny(network__prior_scale=scale, agent__double=double, **WIDE), vector_spec()
+        )
+        for scale in (1.0, 0.0)
+    )
+    forward = 2 * BATCH * LAYERS.sum()
+    assert with_ - without == pytest.approx(2 * forward, rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("flops", "floor_ms"),
     [(5e6, 5.0), (1e6, 3.6)],
