@@ -91,7 +91,7 @@ def test_impala_has_the_papers_shapes(side, width, pool, num_features, num_param
 
 
 def plain_impala(params, obs):
-    """One stage as in a tutorial, with Flax's own layers."""
+    """As in a tutorial, with Flax's own layers; three stages end in a pool of 2 × 2 windows."""
     layers = iter([params[f"Conv_{i}"] for i in range(len(params))])
 
     def conv(x):
@@ -99,17 +99,28 @@ def plain_impala(params, obs):
         return nn.Conv(layer["bias"].size, (3, 3)).apply({"params": layer}, x)
 
     x = jnp.moveaxis(obs, 1, -1) / 255
-    x = nn.max_pool(conv(x), (3, 3), (2, 2), "SAME")
-    for _ in range(2):
-        x = x + conv(nn.relu(conv(nn.relu(x))))
-    return nn.relu(x).reshape(len(x), -1)
+    num_stages = len(params) // 5
+    for _ in range(num_stages):
+        x = nn.max_pool(conv(x), (3, 3), (2, 2), "SAME")
+        for _ in range(2):
+            x = x + conv(nn.relu(conv(nn.relu(x))))
+    x = nn.relu(x)
+    if num_stages == 3:  # 36 rows have become 5: windows of three, two apart
+        x = nn.max_pool(x, (3, 3), (2, 2))
+    return x.reshape(len(x), -1)
 
 
-def test_impala_is_what_flax_makes_of_its_parameters_and_so_is_its_gradient(rng):
-    """Of one stage; `tests/tools/test_onnx_graph.py` compares three, and a pool."""
-    obs = rng.integers(0, 256, (2, 3, 7, 6)).astype(np.uint8)
-    torso = impala()
-    params = random_params(torso, rng, obs, scale=0.1)["params"]
+@pytest.mark.parametrize(
+    ("sides", "width", "pool", "num_features", "scale"),
+    [((7, 6), 1, 0, 4 * 3 * 16, 0.1), ((36, 36), 2, 2, 2 * 2 * 64, 0.05)],
+    ids=["one stage", "all, wide, with a pool"],
+)
+def test_impala_is_what_flax_makes_of_its_parameters_and_so_is_its_gradient(
+    rng, sides, width, pool, num_features, scale
+):
+    obs = rng.integers(0, 256, (2, 3, *sides)).astype(np.uint8)
+    torso = impala(width, pool)
+    params = random_params(torso, rng, obs, scale=scale)["params"]
 
     def of(features):
         def summed(params):
@@ -120,7 +131,7 @@ def test_impala_is_what_flax_makes_of_its_parameters_and_so_is_its_gradient(rng)
 
     ours = of(lambda params: torso.apply({"params": params}, obs))
     plain = of(lambda params: plain_impala(params, obs))
-    assert ours[0][1].shape == (2, 4 * 3 * 16)
+    assert ours[0][1].shape == (2, num_features)
     chex.assert_trees_all_close(ours, plain, rtol=1e-3, atol=1e-4)
 
 
