@@ -153,16 +153,29 @@ def test_machines_of_one_home_have_their_own(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_from_kept_programs_is_the_same_to_the_bit(tmp_path):
+def test_runs_from_kept_programs_are_the_same_to_the_bit(tmp_path):
+    """Two that keep them at the same time, one that finds them, and one without."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     del environment["JAX_COMPILATION_CACHE_DIR"]
-    for name in ("cold", "warm", "off"):
-        off = ["--train.compilation_cache", "false"] if name == "off" else []
-        run = [*TRAIN, *SHORT, *off, "--run-dir", str(tmp_path / name)]
-        subprocess.run(run, env=environment, check=True, capture_output=True)
-        if name == "cold":
-            kept = {path.name for path in (tmp_path / "cache").rglob("*-cache")}
-            assert len(kept) > 1
-    assert {path.name for path in (tmp_path / "cache").rglob("*-cache")} == kept
-    texts = {(tmp_path / name / "episodes.csv").read_bytes() for name in ("cold", "warm", "off")}
-    assert len(texts) == 1
+
+    def start(name, *options):
+        command = [*TRAIN, *SHORT, *options, "--run-dir", str(tmp_path / name)]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+    def end(run):
+        _, said = run.communicate()
+        assert (run.returncode, said) == (0, "")
+
+    def kept():
+        return {path.name for path in (tmp_path / "cache").rglob("*-cache")}
+
+    beside = [start("cold"), start("beside")]
+    for run in beside:
+        end(run)
+    found = kept()
+    assert len(found) > 1
+    end(start("warm"))
+    end(start("off", "--train.compilation_cache", "false"))
+    assert kept() == found
+    names = ("cold", "beside", "warm", "off")
+    assert len({(tmp_path / name / "episodes.csv").read_bytes() for name in names}) == 1
