@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--steps", metavar="N", help="agent steps (10_000; JAX-native: 50_000)")
     parser.add_argument(
-        "--peer", metavar="NAME", help="only the loop, beside that of sb3 or cleanrl=SCRIPT"
+        "--peer", metavar="NAME", help="the loop beside that of sb3 or cleanrl=SCRIPT, by turns"
     )
     parser.add_argument("--rounds", metavar="N", help="of a comparison, by turns (5)")
     parser.add_argument(
@@ -127,10 +127,11 @@ def _measure(config: Config, steps: int, asked: argparse.Namespace) -> "Iterator
         return profiling.trace(config, pathlib.Path(asked.profile))
     if asked.peer:
         rounds = _rounds(asked)
-        return throughput.bench_peer(config, steps=steps, peer=asked.peer, rounds=rounds)
+        loop = throughput.bench_peer(config, steps=steps, peer=asked.peer, rounds=rounds)
+    else:
+        loop = throughput.bench_loop(config, steps=steps)
     return itertools.chain(
-        # The loop first: peak memory is that of the process.
-        throughput.bench_loop(config, steps=steps),
+        loop,  # first: peak memory is that of the process
         stages.bench_stages(config, seconds=5.0),
         throughput.peak_memory("stages too"),
     )

@@ -4,6 +4,7 @@ import pytest
 
 from jdqn import bench
 from jdqn.config import ConfigError
+from jdqn.tools import stages, throughput
 from jdqn.tools.figures import Row
 
 
@@ -46,3 +47,15 @@ def test_a_bench_that_is_refused_leaves_the_table_of_another_day(tmp_path, monke
         bench.main(["--env", "CartPole-v1", "--csv", str(table)])
     assert table.read_text() == "of another day\n"
     assert capsys.readouterr() == ("", "error: cannot be measured\n")
+
+
+def test_beside_a_peer_stages_and_floor_are_measured_too(monkeypatch, capsys):
+    def rows(*stages):
+        return lambda *_, **__: iter([Row(stage, 1.0, "ms") for stage in stages])
+
+    monkeypatch.setattr(bench, "_check_peer", lambda *_: None)
+    monkeypatch.setattr(throughput, "bench_peer", rows("whole loop", "jdqn / SB3"))
+    monkeypatch.setattr(stages, "bench_stages", rows("update", "floor of an update"))
+    bench.main(["--env", "CartPole-v1", "--peer", "sb3"])
+    names = [line[:26].strip() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert names[:4] == ["whole loop", "jdqn / SB3", "update", "floor of an update"]
