@@ -68,7 +68,7 @@ def collect(table: str, folders: list[str]) -> list[Row]:
     runs = [
         run for environment in environments for group in environment.groups for run in group.runs
     ]
-    names = groups.differing(runs)
+    names = [name for name in groups.differing(runs) if not _is_told_by_agent(runs, name)]
     return [
         {
             "env": run.config.env.name,
@@ -81,6 +81,16 @@ def collect(table: str, folders: list[str]) -> list[Row]:
         for seed in sorted(run.seeds, key=lambda seed: seed.number)
         for row in TABLES[table](seed)
     ]
+
+
+def _is_told_by_agent(runs: list[groups.Run], name: str) -> bool:
+    """Whether a field is the same in all runs of each environment and agent."""
+    found = {}
+    for run in runs:
+        key = (run.config.env.name, run.config.agent.name)
+        if found.setdefault(key, value := groups.value_of(run, name)) != value:
+            return False
+    return True
 
 
 def iqm(paths: list[str]) -> Iterator[Row]:

@@ -170,10 +170,10 @@ def says_torso(fields: Network, frame_shape: tuple[int, ...]) -> list[str]:
         asked = f'network.torso = "{fields.torso}"'
         return [f"{asked} is for images: observations of {frame_shape} get the mlp"]
     of_impala = {"torso_width": 1, "torso_pool": 0, "spectral_norm": False}  # off
-    asked = [f"network.{name}" for name, off in of_impala.items() if getattr(fields, name) != off]
-    if torso == "impala" or not asked:
+    given = [f"network.{name}" for name, off in of_impala.items() if getattr(fields, name) != off]
+    if torso == "impala" or not given:
         return []
-    return [f"of the impala torso, not of {torso}: {', '.join(asked)}"]
+    return [f"of the impala torso, not of {torso}: {', '.join(given)}"]
 
 
 def has_all_stages(frame_shape: tuple[int, ...]) -> bool:
