@@ -38,6 +38,7 @@ OPTIONS = {
     "at_once": ("resources.at_once", "N", "trials at a time at most (default: 0, what fits)"),
 }
 LISTS = ("games", "agents")
+MOST_NOTES = 5
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -135,7 +136,7 @@ def _list(plan: "Plan", index: int | None, *, here: bool) -> int:
     else:
         total = sum(trial.steps for trial in trials)
         write(f"{_size(plan)}, {total:,} agent steps in all, in {plan.directory}\n")
-    for sentence in [*folders.notes([str(plan.directory)]), *_others(plan, trials)]:
+    for sentence in [*folders.notes([str(plan.directory)]), *_notes(plan, trials)]:
         write(f"{sentence}\n")
     if here:
         try:
@@ -145,18 +146,19 @@ def _list(plan: "Plan", index: int | None, *, here: bool) -> int:
     return 0
 
 
-def _others(plan: "Plan", trials: "Sequence[Trial]") -> list[str]:
-    """What is said of trials in the directory that are not those of a grid."""
+def _notes(plan: "Plan", trials: "Sequence[Trial]") -> list[str]:
+    """What is said of fields in vain, and of trials in the directory that a grid does not have."""
     from jdqn.tools.sweeps import ends
-    from jdqn.tools.sweeps.plan import counted
+    from jdqn.tools.sweeps.plan import counted, without_effect
+
+    notes = without_effect(plan)[:MOST_NOTES]
 
     # What a search has drawn after its first batch is not known here.
     other = set() if plan.search else ends.names(plan.directory) - {trial.name for trial in trials}
-    if not other:
-        return []
-    return [
-        f"also there, and in a report, of other settings or seeds: {counted(len(other), 'trial')}"
-    ]
+    if other:
+        trials_there = counted(len(other), "trial")
+        notes.append(f"also there, and in a report, of other settings or seeds: {trials_there}")
+    return notes
 
 
 def _source(plan: "Plan") -> Any:
@@ -218,7 +220,7 @@ def _run_all(plan: "Plan", ray: str | None) -> int:
         board = Board(plan.directory, stop)
         with contextlib.closing(board):
             board.say(f"{_size(plan)}{before}; {where}, writing {plan.directory}")
-            for sentence in _others(plan, source.trials):
+            for sentence in _notes(plan, source.trials):
                 board.say(sentence)
             with loop.writing(plan.directory):
                 loop.drive(executor, source, results, board, stop)

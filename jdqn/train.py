@@ -17,6 +17,7 @@ from jdqn.config import (
     from_options,
     layers_of,
     with_overrides,
+    without_effect,
 )
 from jdqn.config.wording import one_line
 from jdqn.runs import files, stopping
@@ -106,7 +107,8 @@ def _announce(config: Config, resumed: str | pathlib.Path | None) -> None:
     what = f"{start}{config.agent.name} on {config.env.name}, {seeds}, {fields.steps:,} steps"
     # Which a run that was made longer has by itself, and says.
     own = with_overrides(config, train__schedule_steps=0) if resumed else config
-    lines = f"{one_line(what)}\n{one_line(layers_of(own))}\n"
+    said = [what, layers_of(own), without_effect(own)]
+    lines = "".join(f"{one_line(line)}\n" for line in said if line is not None)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):  # nobody reads, a full disk: the run will find out
             stream.write(lines)

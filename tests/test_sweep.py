@@ -70,6 +70,18 @@ def test_a_dry_run_says_where_each_trial_is_also_while_the_sweep_runs(tmp_path, 
     ]
 
 
+def test_a_dry_run_names_what_changes_nothing_once_for_each_game_and_agent(tmp_path, capsys):
+    path = write(
+        tmp_path / "s.toml",
+        sweep={"games": ["jdqn/Chain"], "agents": ["double", "c51"], "seeds": 2},
+        grid={"agent.loss": ["huber", "squared"], "replay.n_step": [1, 2]},
+    )
+    sweep.main([path, "--dry-run"])
+    notes = [line for line in capsys.readouterr().out.splitlines() if "without effect" in line]
+    why = "without effect here: agent.loss (C51 has a loss of its own)"
+    assert notes == [f"jdqn/Chain, c51: {why}"]
+
+
 def test_a_dry_run_of_one_trial_lists_that_one(tmp_path, capsys):
     make_plan(tmp_path, seeds=3)
     sweep.main([str(tmp_path / "sweep.toml"), "--dry-run", "--index", "1"])

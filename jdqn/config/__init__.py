@@ -1,5 +1,6 @@
 """Frozen, validated configuration; nothing here imports jax, so that `--help` is quick."""
 
+from jdqn.config.effects import without_effect
 from jdqn.config.errors import ConfigError, PassingError, RunError
 from jdqn.config.layers import (
     RECORDS,
@@ -48,4 +49,5 @@ __all__ = [
     "suggest",
     "to_toml",
     "with_overrides",
+    "without_effect",
 ]

@@ -1,7 +1,8 @@
 """TOML layers, later wins; defaults live in `configs/agents/dqn.toml` and nowhere else.
 
 `agents/dqn.toml` < the agent < the preset < a file < the protocol < overrides. `--agent` says what
-the algorithm is, a preset what the environment needs, a protocol how scores are measured.
+the algorithm is, a preset what the environment needs, a protocol how scores are measured. An agent
+in a file of the user's is laid over the preset: what somebody wrote is what runs.
 """
 
 import os
@@ -138,7 +139,8 @@ def _layers(
     if chosen["preset"] == "auto":
         chosen["preset"] = default_preset(chosen["env"]) or "none"
     agent = chosen["agent"]
-    if asked["agent"] is not None and _is_path(agent):
+    is_own = asked["agent"] is not None and _is_path(agent)
+    if is_own:
         chosen["agent"], of_agent = _read_own_agent(agent)
     elif is_record and asked["agent"] is None and agent not in names("agents"):
         of_agent = {}  # it was a file of one's own: the record has all of it
@@ -152,15 +154,11 @@ def _layers(
     ]
     if asked["protocol"] is None:  # the file says it, and what else it says
         upper.reverse()
-    layers = [
-        ("dqn.toml", read_named("agents", "dqn")),
-        (f"{chosen['agent']}.toml", of_agent),
-        (
-            f"preset {chosen['preset']}",
-            for_agent(of_agent, _read_chosen("presets", chosen["preset"])),
-        ),
-        *upper,
-    ]
+    preset = for_agent(of_agent, _read_chosen("presets", chosen["preset"]))
+    lower = [(f"{chosen['agent']}.toml", of_agent), (f"preset {chosen['preset']}", preset)]
+    if is_own:
+        lower.reverse()
+    layers = [("dqn.toml", read_named("agents", "dqn")), *lower, *upper]
     return layers, {CHOSEN[option]: name for option, name in chosen.items()} | overrides
 
 
@@ -244,7 +242,23 @@ def _read_user_file(file: str | pathlib.Path) -> tuple[Layer, bool]:
         if not isinstance(fields, dict):
             key = section if re.fullmatch(r"\w+", section) else f'"{section}"'
             raise ConfigError(f"{key} = {shown(fields)}: {_where(section)}")
+    _check_alone(file, layer)
     return layer, is_record
+
+
+def _check_alone(file: str | pathlib.Path, layer: Layer) -> None:
+    """Refuses a value that no field accepts, also where another layer is laid over it."""
+    try:
+        Config.model_validate(merged([read_named("agents", "dqn"), layer], {}))
+    except pydantic.ValidationError as error:
+        named = list(CHOSEN.values())  # which are looked up where they are read
+        of_fields = [
+            one
+            for one in error.errors()
+            if len(one["loc"]) > 1 and ".".join(map(str, one["loc"])) not in named
+        ]
+        if of_fields:
+            raise ConfigError(f"{file}: {_sentence(of_fields[0])}") from None
 
 
 def _where(name: str) -> str:

@@ -14,19 +14,24 @@ _MOST_NAMES = 4
 def layers_of(config: Config) -> str:
     """The files that ship, by name, and the fields that say something else."""
     agent = config.agent.name
-    of_agent = _layer("agents", agent)
-    preset = for_agent(of_agent, _layer("presets", config.env.preset))
-    layers = [read_named("agents", "dqn"), of_agent, preset]
-    of_protocol = [
-        f"env.{name}" for name in _layer("protocols", config.env.protocol).get("env", {})
-    ]
-    own = [name for name in _differing(config, merged(layers, {})) if name not in of_protocol]
+    own = set_beside(config)
     files = [f"agent {agent}" if agent in names("agents") else f"agent {agent} (not of jdqn)"]
     files += [f"preset {config.env.preset}"] if config.env.preset != "none" else []
     files += [f"protocol {protocol_of(config)}"] if config.env.protocol != "none" else []
     more = f" and {len(own) - _MOST_NAMES} more" if len(own) > _MOST_NAMES else ""
     fields = f"; set beside them: {', '.join(own[:_MOST_NAMES])}{more}" if own else ""
     return ", ".join(files) + fields
+
+
+def set_beside(config: Config) -> list[str]:
+    """The fields by dotted name that say something else than the files that ship."""
+    of_agent = _layer("agents", config.agent.name)
+    preset = for_agent(of_agent, _layer("presets", config.env.preset))
+    of_protocol = [
+        f"env.{name}" for name in _layer("protocols", config.env.protocol).get("env", {})
+    ]
+    layers = [read_named("agents", "dqn"), of_agent, preset]
+    return [name for name in _differing(config, merged(layers, {})) if name not in of_protocol]
 
 
 def protocol_of(config: Config) -> str:

@@ -5,6 +5,7 @@ from config_helpers import refusal
 
 from jdqn import config as config_lib
 from jdqn.config import ConfigError, load_config
+from jdqn.config.layers import provenance
 
 AGENT = "[agent]\ndouble = true\n[replay]\nn_step = 3\n"
 
@@ -41,10 +42,16 @@ def test_an_agent_of_ones_own_stands_in_the_place_of_one_that_ships(write, path)
     assert load_config(env="CartPole-v1", overrides={"agent.name": path}) == loaded
 
 
-def test_the_preset_lies_over_it_and_it_may_name_itself(write):
+def test_it_lies_over_the_preset_and_may_name_itself(write):
     write("mine.toml", AGENT + "batch_size = 7\n")
     assert load_config(env="Pong", agent="mine.toml").replay.batch_size == 7
-    assert load_config(env="CartPole-v1", agent="mine.toml").replay.batch_size == 64
+    mine = {"env": "CartPole-v1", "agent": "mine.toml"}
+    loaded = load_config(**mine)
+    assert (loaded.replay.batch_size, loaded.replay.capacity) == (7, 100_000)
+    assert provenance(**mine)["replay.batch_size"] == "mine.toml"
+    assert provenance(**mine)["replay.capacity"] == "preset classic"
+    over = load_config(**mine, file=write("over.toml", "[replay]\nbatch_size = 9\n"))
+    assert over.replay.batch_size == 9
     write("other.toml", '[agent]\nname = "my_agent"\n')
     assert load_config(agent="other.toml").agent.name == "my_agent"
 
@@ -55,6 +62,7 @@ def test_the_preset_lies_over_it_and_it_may_name_itself(write):
         ("mine.toml", "[agent", ["mine.toml", "not valid TOML"]),
         ("mine.toml", "[agent]\ndubble = true", ['"agent.dubble"', '"agent.double"']),
         ("mine.toml", "double = true", ["double = true", "[agent]"]),
+        ("mine.toml", "[replay]\nbatch_size = '3'", ["mine.toml: replay.batch_size", "integer"]),
         ("mine.toml", "[agent]\nname = 5", ["agent.name = 5", "string"]),
         ("mine.toml", '[agent]\nname = "../x"', ["agent.name = '../x'", "letters"]),
         ("mine.toml", '[env]\nname = "Pong"', ["mine.toml", "env.name", "--env"]),

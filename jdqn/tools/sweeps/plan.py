@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jdqn import config as config_lib
 from jdqn.config import Config, ConfigError, load_config, shown
 from jdqn.config.layers import read_file
 from jdqn.config.naming import is_atari
@@ -231,6 +232,16 @@ def _check(plan: Plan) -> None:
             _check_seeds(plan, config)
             if plan.search and plan.search.halving_factor:
                 _check_halving(plan.search, config)
+
+
+def without_effect(plan: Plan) -> list[str]:
+    """What is said of fields that change nothing in some of the trials, a game and agent each."""
+    told = (
+        (game, agent, config_lib.without_effect(plan.config(game, agent, settings)))
+        for game, agent in plan.pairs()
+        for settings in [*plan.points(), *corners(plan.ranges)]
+    )
+    return [f"{game}, {agent}: {text}" for game, agent, text in dict.fromkeys(told) if text]
 
 
 def check_games(plan: Plan) -> None:
