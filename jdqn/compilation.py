@@ -16,6 +16,7 @@ import zlib
 import filelock
 import jax
 import jaxlib
+import numpy as np
 import platformdirs
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -47,7 +48,12 @@ def keep(is_wanted: bool) -> None:
 
 
 def check_platform() -> None:
-    """Raises ConfigError where `JAX_PLATFORMS` names what is not there."""
+    """Raises ConfigError where `JAX_PLATFORMS` names what is not there, or jax has 64 bits."""
+    if jax.dtypes.canonicalize_dtype(float) != np.float32:
+        raise ConfigError(
+            "JAX_ENABLE_X64 = true: jdqn learns in 32 bits; unset it, and jax_enable_x64 in "
+            "modules of yours"
+        )
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # without a word where a plugin is missing

@@ -14,6 +14,7 @@ from jdqn.config import (
     ConfigError,
     Parser,
     add_options,
+    fields_of,
     from_options,
     layers_of,
     with_overrides,
@@ -108,6 +109,9 @@ def _announce(config: Config, resumed: str | pathlib.Path | None) -> None:
     # Which a run that was made longer has by itself, and says.
     own = with_overrides(config, train__schedule_steps=0) if resumed else config
     said = [what, layers_of(own), without_effect(own)]
+    if fields.steps <= fields.learning_starts_steps:
+        starts = f"train.learning_starts_steps = {fields.learning_starts_steps:,}"
+        said.append(f"warning: nothing is learned in {fields.steps:,} steps, with {starts}")
     lines = "".join(f"{one_line(line)}\n" for line in said if line is not None)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):  # nobody reads, a full disk: the run will find out
@@ -154,6 +158,8 @@ def main(argv: list[str] | None = None) -> None:
         stopping.stop_with_parent()
         config, run_dir = _what_is_asked_for(arguments)
         resumes = arguments.resume is not None
+        if run_dir is not None and resumes and not fields_of(arguments) and _is_done(run_dir):
+            return 0
         result = train(
             config,
             run_dir=run_dir,
@@ -165,6 +171,17 @@ def main(argv: list[str] | None = None) -> None:
         return 128 + result.stopped_by if result.stopped_by else 0
 
     stopping.command(parser.refuse, run)
+
+
+def _is_done(run_dir: str) -> bool:
+    """Whether a run has nothing left to do; says so, and is no error for who resumes by rote."""
+    from jdqn.runs import resume
+
+    path = pathlib.Path(run_dir)
+    if not (done := resume.is_finished(path)):
+        return False
+    sys.stdout.write(f"{path} is done; name more with --steps\n")
+    return done
 
 
 def _what_is_asked_for(arguments: argparse.Namespace) -> tuple[Config, str | None]:

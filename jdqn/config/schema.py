@@ -280,7 +280,7 @@ def _check_batch(config: Config) -> None:
 
 
 def _check_periods(config: Config) -> None:
-    """A step of all environments owes whole updates, and updates end where targets are copied."""
+    """A step of all environments owes whole updates, and targets are copied between such steps."""
     num_envs = config.env.num_envs
     period = config.train.update_period_steps
     if num_envs % period and period % num_envs:
@@ -299,6 +299,11 @@ def _check_periods(config: Config) -> None:
             f"agent.target_period_steps = {target}: must be a multiple of "
             f"train.update_period_steps = {period}; "
             f"{_nearest(target, {multiple, multiple + period})}"
+        )
+    if target < num_envs:
+        raise ConfigError(
+            f"agent.target_period_steps = {target}: must be at least env.num_envs = {num_envs}, "
+            "targets are copied between steps of all environments"
         )
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "VectorEnv",
     "check_name",
     "env_key",
+    "first_seed",
     "is_native",
     "make_env",
     "make_native_env",
@@ -32,6 +33,9 @@ __all__ = [
     "usable_cores",
     "world_key",
 ]
+
+
+SEEDS_APART = 100_000  # of the first environments of two runs with neighbouring seeds
 
 
 class VectorEnv(Protocol):
@@ -77,7 +81,7 @@ def make_env(config: Config, *, num_envs: int | None = None, seed: int | None = 
     Args:
       config: uses section `env` and `train.seed`.
       num_envs: E; default: `env.num_envs`.
-      seed: environment i gets `seed + i`; default: `train.seed`.
+      seed: environment i gets `seed + i`; default: `first_seed` of `train.seed`.
 
     Returns:
       The environments behind the vector protocol.
@@ -87,8 +91,8 @@ def make_env(config: Config, *, num_envs: int | None = None, seed: int | None = 
         handle.
     """
     num_envs = config.env.num_envs if num_envs is None else num_envs
-    seed = config.train.seed if seed is None else seed
     name = config.env.name
+    seed = first_seed(name, config.train.seed) if seed is None else seed
     if is_native(name):
         _refuse_gymnasiums(config.env)
         return HostEnv(config.env, num_envs=num_envs, seed=seed, run_seed=config.train.seed)
@@ -97,6 +101,16 @@ def make_env(config: Config, *, num_envs: int | None = None, seed: int | None = 
     if (registered := _registered(config.env)) is not None:
         return gym.make(registered, config.env, num_envs=num_envs, seed=seed)
     return atari.make(config.env, num_envs=num_envs, seed=seed)
+
+
+def first_seed(name: str, run_seed: int) -> int:
+    """The seed of a run's first environment; with `seed + i` alone runs 0 and 1 would share games.
+
+    Written in JAX it is the run's: keys of neighbouring seeds have nothing in common.
+    """
+    if is_native(name):
+        return run_seed
+    return run_seed * SEEDS_APART % (2**31 - SEEDS_APART)
 
 
 def check_name(fields: Env) -> None:

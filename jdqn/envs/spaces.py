@@ -142,8 +142,9 @@ def _frames(space: Any, fields: Env) -> _Frames:
         raise ConfigError(
             f"{start}, which becomes {size:,} numbers; at most {LARGEST_VECTOR:,} are taken"
         )
+    flattened = _flattened(space, size)
     if isinstance(scale, str):
-        return _vector_frames(space, size, scale == "bounds")
+        return _vector_frames(space, size, scale == "bounds")._replace(said=flattened)
     if isinstance(scale, tuple) and len(scale) != size:
         raise ConfigError(
             f"env.observation_scale = {shown(list(scale))}: has {len(scale):,} numbers, the "
@@ -151,7 +152,20 @@ def _frames(space: Any, fields: Env) -> _Frames:
         )
     divide = functools.partial(_divide, _part(space, by_bounds=False), np.array(scale))
     affine = (1.0 / np.array(scale), 0.0) if isinstance(space, spaces.Box) else None
-    return _Frames((size,), np.float32, 1.0, divide, affine=affine)
+    return _Frames((size,), np.float32, 1.0, divide, flattened, affine)
+
+
+def _flattened(space: Any, size: int) -> tuple[str, ...]:
+    """What is said where something that has rows and columns becomes numbers of a vector."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        inside = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
+        return next(filter(None, (_flattened(inner, size) for inner in inside)), ())
+    if not isinstance(space, spaces.Box) or len(space.shape) < 2:
+        return ()
+    return (
+        f"{space.dtype} of shape {space.shape} becomes a part of a vector of {size:,} numbers: "
+        f"images are uint8, the only observation, and have {SMALLEST_SIDE} pixels a side or more",
+    )
 
 
 def _vector_frames(space: Any, size: int, by_bounds: bool) -> _Frames:

@@ -42,6 +42,11 @@ def train(
         config = devices.resolved(config)
         in_jax = envs.is_native(config.env.name) and not on_host
         _check(config, in_jax, run_dir, resumes, start_from)
+        if in_jax and make_env is not envs.make_env:
+            raise ConfigError(
+                f'make_env: makes environments on the host, and "{config.env.name}" is written in '
+                "JAX; leave it out, or name an environment of Gymnasium's"
+            )
         path = None if run_dir is None else pathlib.Path(run_dir)
         stop = processes.agreed(heard)
         resumed = None

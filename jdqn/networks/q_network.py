@@ -10,6 +10,7 @@ from typing import Any
 
 import chex
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -76,7 +77,8 @@ class QNetwork(nn.Module):
     def _stream(self, name: str, x: chex.Array, outputs: int, num_samples: int) -> chex.Array:
         """Hidden layers and an output of each head, `[B, K, outputs, Z]`.
 
-        Outputs are multiplied in float32 always: what tells actions apart is small beside Q-values.
+        Outputs are multiplied in float32 always, also where the default is TF32 (GPU) or bfloat16
+        (TPU): what tells actions apart is small beside Q-values.
         """
 
         def dense(width: int, name: str, dtype: str) -> layers.HeadDense:
@@ -85,7 +87,8 @@ class QNetwork(nn.Module):
 
         for i, width in enumerate(self.hidden):
             x = nn.relu(dense(width, f"{name}_hidden_{i}", self.compute_dtype)(x))
-        x = dense(outputs * self.num_outputs, name, "float32")(x)
+        with jax.default_matmul_precision("highest"):
+            x = dense(outputs * self.num_outputs, name, "float32")(x)
         return x.reshape(*x.shape[:2], outputs, self.num_outputs)
 
 

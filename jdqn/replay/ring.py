@@ -24,7 +24,8 @@ from jdqn.config import Config, ConfigError
 from jdqn.records import Batch, EnvSpec, Timestep
 from jdqn.replay import priorities, rules, window
 
-# One early spike must not rule for ever: DQN Zoo's cap on the priority of a new row.
+# One early spike must not rule for ever, for a new row gets the highest so far: DQN Zoo's cap on
+# the priorities of its Rainbow, of new rows and of rows drawn alike.
 MAX_PRIORITY = 100.0
 
 
@@ -290,11 +291,11 @@ def update(
         return state
     # A weight of 0: nothing was drawable, the row drawn is closed and stays so.
     is_open = batch.weight > 0
-    magnitude = priority + settings.priority_epsilon
+    magnitude = jnp.minimum(priority + settings.priority_epsilon, MAX_PRIORITY)
     leaves, redrawn = settings.rule.redraw(state.priorities, batch.row, batch.env, magnitude)
     leaf = jnp.where(is_open, redrawn, 0.0)
     leaves = priorities.set_leaves(leaves, batch.row, batch.env, leaf)
-    largest = jnp.minimum(jnp.max(jnp.where(is_open, magnitude, 0.0)), MAX_PRIORITY)
+    largest = jnp.max(jnp.where(is_open, magnitude, 0.0))
     max_priority = jnp.maximum(leaves.max_priority, largest)
     return state.replace(priorities=leaves.replace(max_priority=max_priority))
 

@@ -58,12 +58,15 @@ class Board:
         self._folder = folder
         self._purge_steps = purge_steps
         self._file: LogFile | None = None
+        self._unwritten: list[bytes] = []  # while there is no file
 
     def add(self, values: Mapping[str, float], steps: int) -> None:
         """Writes some figures. Raises OSError; then they are kept, and tried again."""
-        self._file = self._file or self._open()
         for name, value in values.items():
-            self._file.append(_record(step=steps, summary=summary.scalar(name, value)))
+            self._unwritten.append(_record(step=steps, summary=summary.scalar(name, value)))
+        self._file = self._file or self._open()
+        while self._unwritten:
+            self._file.append(self._unwritten.pop(0))
         self._file.flush()
 
     def _open(self) -> LogFile:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 
-from jdqn import __version__
+from jdqn import __version__, envs, kernels
 from jdqn.config import Config, ConfigError, shown
 from jdqn.replay import Rows
 from jdqn.runs import parts, slices
@@ -54,6 +54,11 @@ def store_of(run_dir: pathlib.Path) -> Store:
 def versions() -> dict[str, str]:
     """Of what computes: with others a run that goes on may differ in last digits."""
     return {"jdqn": __version__, "jax": jax.__version__}
+
+
+def cores() -> dict[str, int]:
+    """On a CPU, cores in use: sums of large products are cut into as many parts."""
+    return {"cores": envs.usable_cores()} if kernels.on_cpu() else {}
 
 
 def config_record(config: Config) -> dict[str, Any]:
@@ -175,6 +180,7 @@ class Checkpoints:
             "name": name,
             "run": self._run_id,
             **versions(),
+            **cores(),
             "config": config_record(self._config),
             "steps": steps,
             "tick": tick,

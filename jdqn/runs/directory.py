@@ -22,7 +22,7 @@ from jdqn import __version__
 from jdqn.config import RECORDS, Config, ConfigError, to_toml
 from jdqn.runs import board
 from jdqn.runs.episodes import Episode, Evaluation
-from jdqn.runs.files import LOCK, LogFile, sync_folder, write_whole
+from jdqn.runs.files import LOCK, LogFile, make_folder, sync_folder, write_whole
 
 HEADERS = {
     "metrics.jsonl": "",
@@ -62,13 +62,13 @@ def make_run_dir(run_dir: str | pathlib.Path | None, config: Config) -> pathlib.
     path = pathlib.Path(run_dir) if run_dir is not None else default_run_dir(config)
     try:
         if run_dir is not None:
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
             return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sync_folder(path.parent)
+        make_folder(path.parent)
         for number in itertools.count(2):
             with contextlib.suppress(FileExistsError):
                 path.mkdir()
+                sync_folder(path.parent)
                 return path
             path = path.with_name(f"{default_run_dir(config).name}-{number}")
     except OSError as error:

@@ -205,8 +205,9 @@ def _player_on_host(
 ) -> Player:
     act = stopping.Compiled(jax.jit(agent.act_in_evaluation, donate_argnums=1), stop)
 
-    def play(state: AgentState, actor: ActorState, seed: int, _: int) -> Generator[Timestep]:
-        with contextlib.closing(_made(make_env, config, num_envs, seed)) as env:
+    def play(state: AgentState, actor: ActorState, seed: int, run_seed: int) -> Generator[Timestep]:
+        first = envs.first_seed(config.env.name, run_seed) + seed - run_seed
+        with contextlib.closing(_made(make_env, config, num_envs, first)) as env:
             timestep = env.reset()
             for tick in itertools.count():
                 yield timestep

@@ -7,7 +7,7 @@ import pathlib
 import threading
 from collections.abc import Iterator
 
-from jdqn.config import ConfigError, PassingError
+from jdqn.config import ConfigError, PassingError, suggest
 
 try:
     import fcntl
@@ -27,6 +27,10 @@ def check_is_run(path: pathlib.Path, option: str = "") -> None:
     """Raises ConfigError where a folder is no run directory; names the newest runs in it."""
     if (path / "config.toml").is_file():
         return
+    if not path.exists():
+        beside = [folder.name for folder in path.parent.glob("*/")]
+        hint = suggest(path.name, beside)
+        raise ConfigError(f"{option} {path}: there is no such folder{hint}".strip())
     runs = sorted(path.glob("*/config.toml"), key=lambda file: file.stat().st_mtime, reverse=True)
     names = [str(file.parent) for file in runs]
     more = f" and {len(names) - SHOWN_RUNS} more" if len(names) > SHOWN_RUNS else ""
@@ -54,6 +58,14 @@ def write_whole(path: pathlib.Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def make_folder(path: pathlib.Path) -> None:
+    """Makes a folder and those above it, their names durable. Raises OSError."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync_folder(folder.parent)
 
 
 def sync_folder(folder: pathlib.Path) -> None:

@@ -53,8 +53,7 @@ def prepare(run_dir: pathlib.Path, config: Config) -> Resumed:
             f"{run_dir} is an exported agent, which has parameters alone; begin a new run with "
             f"--start-from {run_dir}"
         )
-    run_id = directory.run_id_of(run_dir)
-    found = checkpoint.find(run_dir, run_id=run_id, agents_only=False)
+    found = _newest(run_dir)
     schedule_steps = _schedule_steps(found.manifest["config"])
     if not config.train.schedule_steps and config.train.steps != schedule_steps:
         config = with_overrides(config, train__schedule_steps=schedule_steps)
@@ -65,10 +64,7 @@ def prepare(run_dir: pathlib.Path, config: Config) -> Resumed:
             f"{name} = {shown(now)}: the run was started with {shown(before)}, and only "
             f"{', '.join(sorted(CHANGEABLE))} may change when a run goes on"
         )
-    try:
-        counted = checkpoint.load_counters(found, counters.start(config))
-    except DamagedError as error:
-        raise ConfigError(f"{run_dir} does not fit its config.toml: {error}") from None
+    counted = _counters_of(run_dir, found, config)
     if "train.stop_return" in changed:
         nothing = (counters.NOT_REACHED,) * config.train.num_seeds
         counted = counted._replace(reached_steps=nothing)
@@ -103,14 +99,23 @@ def is_finished(run_dir: pathlib.Path) -> bool:
       ConfigError: it cannot be read, or has no checkpoint.
     """
     config = load_config(file=run_dir / "config.toml")
-    run_id = directory.run_id_of(run_dir)
-    found = checkpoint.find(run_dir, run_id=run_id, agents_only=False)
-    try:
-        counted = checkpoint.load_counters(found, counters.start(config))
-    except DamagedError as error:
-        raise ConfigError(f"{run_dir} does not fit its config.toml: {error}") from None
+    counted = _counters_of(run_dir, _newest(run_dir), config)
     has_reached = counters.NOT_REACHED not in counted.reached_steps
     return _is_reported(config, counted) and (has_reached or _left(config, counted) <= 0)
+
+
+def _newest(run_dir: pathlib.Path) -> Found:
+    """The newest checkpoint that verifies. Raises ConfigError."""
+    run_id = directory.run_id_of(run_dir)
+    return checkpoint.find(run_dir, run_id=run_id, agents_only=False)
+
+
+def _counters_of(run_dir: pathlib.Path, found: Found, config: Config) -> Counters:
+    """The counters of a checkpoint. Raises ConfigError."""
+    try:
+        return checkpoint.load_counters(found, counters.start(config))
+    except DamagedError as error:
+        raise ConfigError(f"{run_dir} does not fit its config.toml: {error}") from None
 
 
 def _left(config: Config, counted: Counters) -> int:
@@ -148,19 +153,20 @@ def _said(config: Config, found: Found) -> list[str]:
             "schedules keep the length they were started with, "
             f"{clock.schedule_steps(config):,} steps"
         )
-    before = manifest["config"]["train"].get("num_devices", 1)
-    if before != config.train.num_devices:
+    num_devices = manifest["config"]["train"].get("num_devices", 1)
+    if num_devices != config.train.num_devices:
         lines.append(
-            f"train.num_devices was {before} and is {config.train.num_devices}: batches are drawn "
-            "otherwise from here on"
+            f"train.num_devices was {num_devices} and is {config.train.num_devices}: batches are "
+            "drawn otherwise from here on"
         )
     if not manifest["rows"]:
         lines.append(
             "warning: the checkpoint holds no replay; learning starts again after "
             f"{config.train.learning_starts_steps:,} new steps"
         )
-    now = checkpoint.versions()
-    others = [f"{name} {manifest.get(name)}" for name in now if manifest.get(name) != now[name]]
+    now = checkpoint.versions() | checkpoint.cores()
+    before = {name: manifest[name] for name in now if name in manifest}
+    others = [f"{name} {value}" for name, value in before.items() if value != now[name]]
     if others:
         these = ", ".join(f"{name} {version}" for name, version in now.items())
         lines.append(

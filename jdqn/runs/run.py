@@ -215,7 +215,7 @@ class Run:
     def _is_first_due(self) -> bool:
         """Whether it is time for a first checkpoint."""
         periodic = self._config.train.checkpoint_period_steps > 0
-        if not periodic or self._saved_steps is not None or self._first_tick_at is None:
+        if not periodic or self._tried_steps is not None or self._first_tick_at is None:
             return False
         is_due = time.monotonic() - self._first_tick_at > FIRST_CHECKPOINT_SECONDS
         return any(processes.numbers(is_due))

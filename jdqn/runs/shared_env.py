@@ -33,8 +33,9 @@ def make(make_env: MakeEnv, config: Config, seed: int | None = None) -> Any:
         return guard(make_env(config, **keywords), config.env.name, config.env.num_envs)
     num_envs = config.env.num_envs // num_processes
     first = num_envs * jax.process_index()
-    seed = first + (config.train.seed if seed is None else seed)
-    env = guard(make_env(config, num_envs=num_envs, seed=seed), config.env.name, num_envs)
+    if seed is None:
+        seed = envs.first_seed(config.env.name, config.train.seed)
+    env = guard(make_env(config, num_envs=num_envs, seed=first + seed), config.env.name, num_envs)
     return SharedEnv(env, config, slice(first, first + num_envs))
 
 

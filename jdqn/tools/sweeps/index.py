@@ -1,9 +1,9 @@
 """One trial of the list, by its number: each is a task of an array job of a cluster."""
 
 import contextlib
-import os
 import time
 
+from jdqn.envs import usable_cores
 from jdqn.runs import files, stopping
 from jdqn.tools.sweeps import attempt, ends, folders, loop
 from jdqn.tools.sweeps.attempt import Attempt, Job, Place
@@ -23,8 +23,7 @@ def run(plan: Plan, trial: Trial) -> int:
     """
     folders.make(plan.directory)
     folder = attempt.folder_of(plan.directory, trial)
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    place = Place(num_threads=len(affinity(0)) if affinity else os.cpu_count() or 1)
+    place = Place(num_threads=usable_cores())
     with (
         files.lock(plan.directory, "sweep directory", shared=True),
         stopping.signals() as stop,
