@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jdqn import clock
 from jdqn.config import Config, ConfigError, load_config, shown
 from jdqn.config.wording import one_line
 from jdqn.runs import directory, files
@@ -227,45 +228,48 @@ def _by_label(several: Found) -> dict[str, list[Run]]:
         else:
             groups.setdefault(label, []).append(run)
     for agent, runs in by_agent.items():
-        names = _settings(runs)
-        settings = {
-            run.path: tuple(f"{name.partition('.')[2]} {value_of(run, name)}" for name in names)
-            for run in runs
-        }
-        kinds = list(dict.fromkeys(settings.values()))
+        names = told_apart(runs)
+        kinds: dict[str, list[Run]] = {}
         for run in runs:
-            kind = settings[run.path]
-            told = ", ".join((agent, *kind))
-            if len(kind) > MOST_IN_A_LABEL or len(told) > LABEL_CHARACTERS:
-                told = f"{agent}, settings {kinds.index(kind) + 1}"
-            groups.setdefault(told, []).append(run)
+            settings = settings_of(run)
+            kinds.setdefault(repr([settings[name] for name in names]), []).append(run)
+        for i, alike in enumerate(kinds.values()):
+            values = [f"{name.partition('.')[2]} {value_of(alike[0], name)}" for name in names]
+            told = ", ".join((agent, *values))
+            if len(names) > MOST_IN_A_LABEL or len(told) > LABEL_CHARACTERS:
+                told = f"{agent}, settings {i + 1}"
+            groups.setdefault(told, []).extend(alike)
     return groups
+
+
+def settings_of(run: Run) -> dict[str, Any]:
+    """A run's fields by dotted name, as they hold: the length of schedules is never 0."""
+    found = {
+        f"{section}.{field}": value
+        for section, fields in run.config.model_dump().items()
+        for field, value in fields.items()
+    }
+    return found | {"train.schedule_steps": clock.schedule_steps(run.config)}
 
 
 def differing(runs: Iterable[Run]) -> list[str]:
     """Fields by dotted name that say what is learned and how, and are not the same in all runs."""
-    configs = [run.config.model_dump() for run in runs]
+    settings = [settings_of(run) for run in runs]
     return [
-        f"{section}.{field}"
-        for section, fields in configs[0].items()
-        for field in fields
-        if f"{section}.{field}" not in ASIDE
-        and _differ(config[section][field] for config in configs)
+        name
+        for name in settings[0]
+        if name not in ASIDE and _differ(of_run[name] for of_run in settings)
     ]
 
 
-def _settings(runs: Sequence[Run]) -> list[str]:
+def told_apart(runs: Iterable[Run]) -> list[str]:
     """What differs, but for steps that were added when a run went on: schedules keep theirs."""
-    lengths = ("train.steps", "train.schedule_steps")
-    names = [name for name in differing(runs) if name not in lengths]
-    schedules = [run.config.train.schedule_steps or run.config.train.steps for run in runs]
-    return [*names, "train.steps"] if _differ(schedules) else names
+    return [name for name in differing(runs) if name != "train.steps"]
 
 
 def value_of(run: Run, name: str) -> str:
     """A field's value for people."""
-    section, _, field = name.partition(".")
-    return _short(run.config.sections[section].model_dump()[field])
+    return _short(settings_of(run)[name])
 
 
 def _short(value: Any) -> str:
@@ -274,7 +278,9 @@ def _short(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+        if isinstance(value, int):
+            return f"{value:,}"
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     return value if isinstance(value, str) else shown(value)
 
 
@@ -297,7 +303,7 @@ def _distinct(label: str, title: str, runs: Sequence[Run]) -> tuple[Run, ...]:
             kept.append(run)
             continue
         seeds = ", ".join(map(str, sorted(numbers & {seed.number for seed in twin.seeds})))
-        if names := _settings([run, twin]):
+        if names := told_apart([run, twin]):
             raise ConfigError(
                 f"{label}: {run.path} and {twin.path} both have seed {seeds} on {title} and differ "
                 f"in {names[0]}; under one label runs are seeds of the same settings"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jdqn.tools import charts, scoring
-from jdqn.tools.groups import Environment, Group, differing, value_of
+from jdqn.tools.groups import Environment, Group, told_apart, value_of
 from jdqn.tools.scoring import Final
 from jdqn.tools.sweeps import folders
 
@@ -56,7 +56,7 @@ def best_settings(env: Environment, final: Final) -> list[dict[str, str]]:
     for agent, groups in by_agent.items():
         if len(groups) < 2:
             continue
-        names = differing(group.runs[0] for group in groups)
+        names = told_apart(group.runs[0] for group in groups)
         longest = max(group.steps for group in groups)
         ranked = sorted(groups, key=lambda group: group.steps < longest and not _is_done(group))
         for group in ranked[:MOST_SETTINGS]:

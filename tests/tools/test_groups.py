@@ -52,8 +52,41 @@ def test_schedules_of_other_lengths_are_other_settings_but_not_added_steps(tmp_p
         "CartPole-v1": {"dqn": [0, 2]}
     }
     assert shape(groups.read_groups([str(tmp_path / "a"), str(tmp_path / "b")])) == {
-        "CartPole-v1": {"dqn, steps 1,000": [0], "dqn, steps 3,000": [1]}
+        "CartPole-v1": {"dqn, schedule_steps 1,000": [0], "dqn, schedule_steps 3,000": [1]}
     }
+
+
+@pytest.mark.parametrize("seeds", [(0, 0, 0), (0, 1, 2)])
+def test_runs_as_long_by_schedules_of_other_lengths_are_curves_that_say_so(tmp_path, seeds):
+    """Whether they went on or not, and whether or not they have a seed in common."""
+    for seed, schedule in zip(seeds, (0, 1_200, 1_400), strict=True):
+        lengths = {"train__steps": 2_000, "train__schedule_steps": schedule}
+        write_run(tmp_path / str(schedule), seeds=(seed,), **lengths)
+    assert shape(groups.read_groups([str(tmp_path)])) == {
+        "CartPole-v1": {
+            "dqn, schedule_steps 2,000": [seeds[0]],
+            "dqn, schedule_steps 1,200": [seeds[1]],
+            "dqn, schedule_steps 1,400": [seeds[2]],
+        }
+    }
+    whole = [str(tmp_path / str(schedule)) for schedule in (0, 1_200)]
+    if not any(seeds):
+        with pytest.raises(ConfigError, match=r"both have seed 0 .* differ in train.schedule_step"):
+            groups.read_groups([f"mine={','.join(whole)}"])
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "labels"),
+    [
+        ("agent__discount", (0.99, 0.990000001), ["discount 0.99", "discount 0.990000001"]),
+        ("env__kwargs", ({"a": 90 * "b"}, {"a": 99 * "b"}), ["settings 1", "settings 2"]),
+    ],
+)
+def test_settings_that_read_alike_make_no_curve_in_common(tmp_path, field, values, labels):
+    for i, value in enumerate(values):
+        write_run(tmp_path / str(i), seeds=(i,), **{field: value})
+    (found,) = shape(groups.read_groups([str(tmp_path)])).values()
+    assert found == {f"dqn, {label}": [i] for i, label in enumerate(labels)}
 
 
 def test_where_many_settings_differ_they_are_numbered(tmp_path):
