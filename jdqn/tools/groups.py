@@ -9,6 +9,7 @@ import numpy as np
 
 from jdqn import clock
 from jdqn.config import Config, ConfigError, load_config, shown
+from jdqn.config.naming import is_atari
 from jdqn.config.wording import one_line
 from jdqn.runs import directory, files
 from jdqn.tools import curves, labels, logs
@@ -21,6 +22,11 @@ PROTOCOL = (
 )
 # By what rules a game is played and scored: runs whose rules differ are not of one environment.
 RULES = ("kwargs", "size", "stochastic", *PROTOCOL)
+# What changes nothing where no game of Atari's is played.
+OF_ATARI = (
+    *("protocol", "backend", "frame_skip", "sticky_probability", "full_action_space"),
+    *("noop_max", "fire_on_reset", "life_loss_terminates"),
+)
 # What says nothing of the algorithm.
 ASIDE = (
     *("env.name", "env.num_threads", "env.vectorization", "agent.name"),
@@ -203,8 +209,9 @@ def _by_environment(found: Found) -> dict[str, list[tuple[str | None, Run]]]:
         by_name.setdefault(run.config.env.name, []).append((label, run))
     environments: dict[str, list[tuple[str | None, Run]]] = {}
     for name, several in by_name.items():
+        rules = [rule for rule in RULES if is_atari(name) or rule not in OF_ATARI]
         differing = [
-            rule for rule in RULES if _differ(getattr(run.config.env, rule) for _, run in several)
+            rule for rule in rules if _differ(getattr(run.config.env, rule) for _, run in several)
         ]
         if differing:
             _say(
@@ -212,8 +219,8 @@ def _by_environment(found: Found) -> dict[str, list[tuple[str | None, Run]]]:
                 "scores are not comparable"
             )
         for label, run in several:
-            rules = [f"{rule} {_short(getattr(run.config.env, rule))}" for rule in differing]
-            title = f"{name} ({', '.join(rules)})" if rules else name
+            values = [f"{rule} {_short(getattr(run.config.env, rule))}" for rule in differing]
+            title = f"{name} ({', '.join(values)})" if values else name
             environments.setdefault(title, []).append((label, run))
     return environments
 
@@ -243,11 +250,15 @@ def _by_label(several: Found) -> dict[str, list[Run]]:
 
 
 def settings_of(run: Run) -> dict[str, Any]:
-    """A run's fields by dotted name, as they hold: the length of schedules is never 0."""
+    """A run's fields by dotted name, as they hold.
+
+    The length of schedules is never 0, and what is Atari's alone is there for its games only.
+    """
     found = {
         f"{section}.{field}": value
         for section, fields in run.config.model_dump().items()
         for field, value in fields.items()
+        if section != "env" or field not in OF_ATARI or is_atari(run.config.env.name)
     }
     return found | {"train.schedule_steps": clock.schedule_steps(run.config)}
 

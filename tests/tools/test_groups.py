@@ -118,6 +118,24 @@ def test_games_by_other_rules_are_kept_apart_with_a_word(tmp_path, capsys):
     assert "note: Pong is played by different rules (sticky_prob" in capsys.readouterr().err
 
 
+def test_what_only_atari_has_tells_no_runs_of_others_apart(tmp_path, capsys):
+    write_run(tmp_path / "a", seeds=(0,))
+    only_ataris = {
+        "env__backend": "ale",
+        "env__frame_skip": 3,
+        "env__sticky_probability": 0.125,
+        "env__full_action_space": True,
+        "env__noop_max": 7,
+        "env__fire_on_reset": True,
+        "env__life_loss_terminates": True,
+    }
+    write_run(tmp_path / "b", seeds=(1,), **only_ataris)
+    environments = groups.read_groups([str(tmp_path)])
+    assert shape(environments) == {"CartPole-v1": {"dqn": [0, 1]}}
+    assert groups.differing(environments[0].groups[0].runs) == []
+    assert capsys.readouterr().err == ""
+
+
 def test_of_the_same_seed_twice_the_longer_run_is_taken(tmp_path, capsys):
     write_run(tmp_path / "a", seeds=(0,), steps=500)
     write_run(tmp_path / "b", seeds=(0,), steps=1_000)

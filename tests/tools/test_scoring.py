@@ -56,7 +56,8 @@ def test_solved_is_what_gymnasium_says_or_the_option(tmp_path):
 
 
 def test_solved_holds_by_whatever_rules_an_environment_is_played(tmp_path):
-    environments = read(write_run(tmp_path / "a"), write_run(tmp_path / "b", env__noop_max=1))
+    other = write_run(tmp_path / "b", env__max_episode_steps=99)
+    environments = read(write_run(tmp_path / "a"), other)
     titles = [environment.title for environment in environments]
     assert len(titles) == 2
     assert scoring.read_solved("CartPole-v1=20", environments) == dict.fromkeys(titles, 20.0)
