@@ -141,6 +141,13 @@ def test_a_sweep_is_reported_as_a_whole(tmp_path):
     assert "Performance profile" in text
 
 
+def test_a_run_may_be_called_as_a_setting_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "runs" / "lr=0.01,n=3")
+    report.main(["runs/lr=0.01,n=3", "--out", "page.html"])
+    assert "dqn was trained on CartPole-v1" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def end(trial, status, sentence=""):
     trial.write_result(trial.claim(), {"status": status, "sentence": sentence})
 

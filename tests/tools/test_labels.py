@@ -9,12 +9,37 @@ from jdqn.tools import labels
 
 
 def test_labels_and_runs():
-    found = labels.read(["a=runs/x,runs/y", "runs/z", "b=c=runs/w"])
+    found = labels.read(["a=runs/x,runs/y", "runs/z", "b=c=runs/w", "=runs/v"])
     assert found == [
         ("a", ("runs/x", "runs/y")),
         (None, ("runs/z",)),
-        ("b=c", ("runs/w",)),
+        ("b", ("c=runs/w",)),
+        (None, ("runs/v",)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "paths"),
+    [
+        ("lr=0.01", None, ["lr=0.01"]),
+        ("a,b", None, ["a,b"]),
+        ("lr=0.01,n=3", None, ["lr=0.01,n=3"]),
+        ("A=lr=0.01", "A", ["lr=0.01"]),
+        ("A=a,b", "A", ["a,b"]),
+        ("A=lr=0.01,a,b", "A", ["lr=0.01", "a,b"]),
+        ("A=lr=0.01,n=3,a,b,a,lr=0.01", "A", ["lr=0.01,n=3", "a,b", "a", "lr=0.01"]),
+        ("n=3=a,lr=0.01", "n=3", ["a", "lr=0.01"]),
+        ("n=3=none", "n", ["3=none"]),
+        ("A=lr=0.01,none", "A", ["lr=0.01", "none"]),
+    ],
+)
+def test_runs_that_are_there_may_have_signs_in_their_names(
+    tmp_path, monkeypatch, text, label, paths
+):
+    for name in ("a", "a,b", "lr=0.01", "lr=0.01,n=3"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert labels.read([text]) == [(label, tuple(paths))]
 
 
 @pytest.mark.parametrize(
