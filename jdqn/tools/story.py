@@ -66,14 +66,16 @@ def who_on_what(environments: Sequence[Environment], verb: str = "") -> str:
 
 
 def _of_each(environments: Sequence[Environment], finals: Sequence[Final]) -> str:
-    """Who was ahead on each of several environments, the first of them."""
+    """Who was ahead on each of several environments, the first of them; equal is what reads so."""
     texts = []
     for environment, final in zip(environments[:MOST_NAMES], finals, strict=False):
-        best = final.ranked[0]
-        ahead = " was ahead" if len(final.scores) > 1 else ""
-        texts.append(
-            f"on {environment.title} {best}{ahead} with {figure(float(final.scores[best].mean()))}"
-        )
+        told = {label: figure(float(scores.mean())) for label, scores in final.scores.items()}
+        score = told[final.ranked[0]]
+        first = [label for label in final.ranked if told[label] == score]
+        ahead = " was ahead" if len(told) > 1 else ""
+        if len(first) > 1:
+            ahead = " were equal" if len(first) == len(told) else " were ahead, equal"
+        texts.append(f"on {environment.title} {listed(first)}{ahead} with {score}")
     return f"Mean scores at the end: {'; '.join(texts)}."
 
 

@@ -17,6 +17,8 @@ def games_by_agents(
 ) -> dict[str, Any] | None:
     """Mean scores with their intervals, a row for each game; the best of a row is marked.
 
+    So is what reads as the best does.
+
     Returns:
       `names` of the columns and `rows` of a title and cells `(text, is_best)`; None: one game, for
       which the table of its section says as much, or more agents than there is room for.
@@ -26,7 +28,9 @@ def games_by_agents(
         return None
     rows = []
     for env, final in zip(environments, finals, strict=True):
-        means = {label: float(scores.mean()) for label, scores in final.scores.items()}
+        means = {
+            label: charts.figure(float(scores.mean())) for label, scores in final.scores.items()
+        }
         flaws = {group.label: group.flaw for group in env.groups}
         best = means[final.ranked[0]]
         cells = [

@@ -67,6 +67,22 @@ def test_where_agents_share_no_environments_who_was_ahead_on_each(tmp_path):
     assert told(tmp_path).startswith(trained)
 
 
+@pytest.mark.parametrize(
+    ("levels", "words"),
+    [
+        ((4.75, 4.75), "double and dqn were equal with 9.50"),
+        ((4.75, 4.7501), "double and dqn were equal with 9.50"),
+        ((4.75, 4.755), "double was ahead with 9.51"),
+        ((4.75, 4.75, 4.0), "double and dqn were ahead, equal with 9.50"),
+    ],
+)
+def test_nobody_is_ahead_of_who_has_the_same_score(tmp_path, levels, words):
+    for agent, level in zip(("dqn", "double", "dueling"), levels, strict=False):
+        write_run(tmp_path / agent, agent=agent, level=level)
+    write_run(tmp_path / "other", env="Acrobot-v1", level=-90.0)
+    assert f"Mean scores at the end: on CartPole-v1 {words}; on Acrobot-v1" in told(tmp_path)
+
+
 def test_where_nobody_solved_it_that_is_said(tmp_path):
     write_run(tmp_path / "a")
     assert "475 counts as solved: no run got there." in told(tmp_path, {"CartPole-v1": 475.0})

@@ -26,6 +26,14 @@ def test_games_by_agents(tmp_path):
     assert rows["Acrobot-v1"] == [("10.0", True), ("–", False)]
 
 
+def test_who_has_the_same_score_is_marked_as_well(tmp_path):
+    write_run(tmp_path / "a", "CartPole-v1", "dqn", level=4.75)
+    write_run(tmp_path / "b", "CartPole-v1", "double", level=4.7501)
+    write_run(tmp_path / "c", "Acrobot-v1", "dqn")
+    rows = dict(tables.games_by_agents(*read(tmp_path))["rows"])
+    assert rows["CartPole-v1"] == [("9.50", True), ("9.50", True)]
+
+
 def test_of_one_game_or_too_many_agents_there_is_no_table(tmp_path, monkeypatch):
     write_run(tmp_path / "a", "CartPole-v1", "dqn")
     assert tables.games_by_agents(*read(tmp_path)) is None
