@@ -15,6 +15,8 @@ from jdqn.runs import files, stopping
 if TYPE_CHECKING:
     from jdqn.tools.labels import Given
 
+KINDS = (".png", ".svg", ".pdf")  # of a picture
+
 
 def main(argv: list[str] | None = None) -> None:
     """The command line: a picture, and a table of the last point of each curve."""
@@ -28,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse(argv)
 
     def run() -> None:
-        _check_order(arguments.picture, arguments.run)
+        _check_picture(arguments.picture, arguments.run)
         try:
             draw(pathlib.Path(arguments.picture), arguments.run)
         except ValueError as error:  # matplotlib's too
@@ -43,16 +45,13 @@ def draw(picture: pathlib.Path, texts: list[str]) -> None:
 
     from jdqn.tools import curves, labels
 
-    drawn = figure.Figure(**curves.FIGURE)
-    kinds = drawn.canvas.get_supported_filetypes()
-    if picture.suffix[1:].lower() not in kinds:
-        raise ConfigError(f"PICTURE {picture}: must end in one of .{', .'.join(kinds)}")
     if picture.exists() and not picture.is_file():
         raise ConfigError(f"PICTURE {picture}: is there and no file")
     runs = {given.label or ",".join(given.paths): given for given in labels.read(texts)}
     environments = _environments(runs)
     read = {label: curves.read_curves(given.paths, label=label) for label, given in runs.items()}
     title = f"Training on {', '.join(environments)}" if environments else "Training"
+    drawn = figure.Figure(**curves.FIGURE)
     curves.draw_curves(read, drawn.subplots(), title)
     data = io.BytesIO()
     drawn.savefig(data, dpi=120, format=picture.suffix[1:].lower())
@@ -90,12 +89,15 @@ def _environments(runs: "dict[str, Given]") -> list[str]:
     return list(found)
 
 
-def _check_order(picture: str, runs: list[str]) -> None:
-    """Refuses runs without a picture, and a picture without runs."""
+def _check_picture(picture: str, runs: list[str]) -> None:
+    """Refuses runs without a picture, a picture without runs, and what no picture can be."""
     path = pathlib.Path(picture)
-    if "=" in picture or path.is_dir() or path.suffix == ".csv":
+    is_picture = path.suffix.lower() in KINDS
+    if path.is_dir() or path.suffix == ".csv" or ("=" in picture and not is_picture):
         command = shlex.join(["python", "-m", "jdqn.plots", "curve.png", picture, *runs])
         raise ConfigError(f"PICTURE {picture}: the picture to write comes first, as in {command}")
+    if not is_picture:
+        raise ConfigError(f"PICTURE {picture}: must end in {', '.join(KINDS[:-1])} or {KINDS[-1]}")
     if not runs:
         command = f"python -m jdqn.plots {shlex.quote(picture)} DQN=runs/a"
         raise ConfigError(

@@ -196,6 +196,8 @@ PLOTS = {
     "option": (["curve.png", "a=good.csv", "--points", "3"], ['option "--points"']),
     "no ending": (["curve", "a=good.csv"], ["PICTURE curve", ".png", ".svg", ".pdf"]),
     "unknown ending": (["curve.xyz", "a=good.csv"], ["PICTURE curve.xyz", ".png"]),
+    "a film": (["curve.gif", "a=none"], ["curve.gif: must end in .png, .svg or .pdf"]),
+    "another ending": (["curve.eps", "a=none"], ["curve.eps: must end in .png, .svg or .pdf"]),
     "picture left out": (["a=good.csv", "b=good.csv"], ["PICTURE a=good.csv", "curve.png a=good"]),
     "a run in its place": (["fresh"], ["PICTURE fresh", "comes first", "plots curve.png fresh"]),
     "a table in its place": (["good.csv"], ["PICTURE good.csv", "plots curve.png good.csv"]),

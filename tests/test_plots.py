@@ -45,6 +45,11 @@ def test_the_picture_says_what_it_shows(runs, capsys):
     )
 
 
+def test_a_picture_may_be_called_as_a_setting_is(runs):
+    plots.main([str(runs / "lr=0.01.PNG"), f"A={runs / 'a'}"])
+    assert (runs / "lr=0.01.PNG").read_bytes().startswith(b"\x89PNG")
+
+
 def test_steps_have_thousands_separators_and_a_single_seed_no_interval(runs):
     plots.main([str(runs / "curve.svg"), f"B={runs / 'b'}"])
     picture = (runs / "curve.svg").read_text()
