@@ -4,6 +4,7 @@ python -m jdqn.plots curve.png DQN=runs/a Double=runs/b,runs/c
 """
 
 import io
+import os
 import pathlib
 import shlex
 import sys
@@ -13,6 +14,8 @@ from jdqn.config import ConfigError, Parser
 from jdqn.runs import files, stopping
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jdqn.tools.labels import Given
 
 KINDS = (".png", ".svg", ".pdf")  # of a picture
@@ -26,7 +29,12 @@ def main(argv: list[str] | None = None) -> None:
         epilog="example: python -m jdqn.plots curve.png DQN=runs/a Double=runs/b,runs/c",
     )
     parser.add_argument("picture", metavar="PICTURE", help="file to write: .png, .svg or .pdf")
-    parser.add_argument("run", metavar="LABEL=RUN,...", nargs="*", help="runs under one label")
+    parser.add_argument(
+        "run",
+        metavar="LABEL=RUN,...",
+        nargs="*",
+        help="runs under one label; RUN may be a folder of runs, or the directory of a sweep",
+    )
     arguments = parser.parse(argv)
 
     def run() -> None:
@@ -47,9 +55,10 @@ def draw(picture: pathlib.Path, texts: list[str]) -> None:
 
     if picture.exists() and not picture.is_file():
         raise ConfigError(f"PICTURE {picture}: is there and no file")
-    runs = {given.label or ",".join(given.paths): given for given in labels.read(texts)}
-    environments = _environments(runs)
-    read = {label: curves.read_curves(given.paths, label=label) for label, given in runs.items()}
+    given = labels.read(texts)
+    runs = _runs(given)
+    environments = _environments(runs, all_labelled=all(one.label for one in given))
+    read = {label: curves.read_curves(paths, label=label) for label, paths in runs.items()}
     title = f"Training on {', '.join(environments)}" if environments else "Training"
     drawn = figure.Figure(**curves.FIGURE)
     curves.draw_curves(read, drawn.subplots(), title)
@@ -67,21 +76,54 @@ def draw(picture: pathlib.Path, texts: list[str]) -> None:
     sys.stdout.write(f"written: {picture}\n")
 
 
-def _environments(runs: "dict[str, Given]") -> list[str]:
+def _runs(given: "Sequence[Given]") -> dict[str, tuple[str, ...]]:
+    """The runs of each curve by label; those in a folder of runs are put together as in a report.
+
+    Raises:
+      ConfigError: such a folder has nothing to draw, or what cannot be one curve.
+    """
+    folders = [one for one in given if any(map(_is_folder_of_runs, one.paths))]
+    names = [one.label or ",".join(one.paths) for one in given]
+    found = {name: one.paths for name, one in zip(names, given, strict=True) if one not in folders}
+    if not folders:
+        return found
+    from jdqn.tools import groups
+
+    titles: dict[str, str] = {}
+    for environment in groups.grouped(folders):
+        for group in environment.groups:
+            if group.label in titles:
+                raise ConfigError(_not_one(group.label, [titles[group.label], environment.title]))
+            if group.label in found:
+                raise ConfigError(f"{group.label}: is the name of two curves, expected LABEL=RUN")
+            titles[group.label] = environment.title
+            found[group.label] = tuple(str(run.path) for run in group.runs)
+    ordered = [name for name in names if name in found]
+    return {name: found[name] for name in dict.fromkeys([*ordered, *found])}
+
+
+def _is_folder_of_runs(path: str) -> bool:
+    names = ("config.toml", "episodes.csv")
+    return os.path.isdir(path) and not any(os.path.exists(os.path.join(path, n)) for n in names)
+
+
+def _not_one(label: str, environments: "Sequence[str]") -> str:
+    names = " and ".join(environments)
+    return f"{label}: its runs are on {names}; a band is over seeds of one environment"
+
+
+def _environments(runs: dict[str, tuple[str, ...]], *, all_labelled: bool) -> list[str]:
     """The environments of all runs; refuses what has no axis, or no band, in common."""
     from jdqn.tools import labels
 
     found: dict[str, None] = {}
-    for label, given in runs.items():
-        names = [labels.environment_of(pathlib.Path(path)) for path in given.paths]
+    for label, paths in runs.items():
+        names = [labels.environment_of(pathlib.Path(path)) for path in paths]
         known = list(dict.fromkeys(name for name in names if name is not None))
         if len(known) > 1:
-            raise ConfigError(
-                f"{label}: its runs are on {' and '.join(known)}; a band is over seeds of one "
-                "environment"
-            )
+            raise ConfigError(_not_one(label, known))
         found |= dict.fromkeys(known)
-    if len(found) > 1 and not all(given.label for given in runs.values()):
+    if len(found) > 1 and not all_labelled:
         raise ConfigError(
             f"the runs are on {' and '.join(found)}, whose returns have no axis in common; draw "
             "a picture of each, or give every run a LABEL= if this is meant"

@@ -1,8 +1,10 @@
 """The command `python -m jdqn.plots`."""
 
 import pytest
+from report_helpers import write_run
 
 from jdqn import plots
+from jdqn.tools.sweeps.folders import Folder
 
 
 def test_help(capsys):
@@ -88,3 +90,64 @@ def test_several_environments_are_refused_elsewhere(runs, monkeypatch, capsys, a
     assert info.value.code == 2
     assert said in capsys.readouterr().err
     assert not (runs / "curve.png").exists()
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Two agents, two seeds each, and one more that has failed."""
+    for agent in ("dqn", "double"):
+        for seed in (0, 1):
+            trial = Folder(tmp_path / "sweep" / "trials" / f"{agent}-{seed}")
+            write_run(trial.run, agent=agent, seeds=(seed,))
+            trial.write_result(trial.claim(), {"status": "done"})
+    failed = Folder(tmp_path / "sweep" / "trials" / "failed")
+    write_run(failed.run, seeds=(2,))
+    failed.write_result(failed.claim(), {"status": "failed", "sentence": "not finite"})
+    return tmp_path
+
+
+def test_a_folder_of_runs_is_drawn_as_a_report_puts_it_together(sweep, monkeypatch, capsys):
+    monkeypatch.chdir(sweep)
+    write_run(sweep / "single", agent="c51")
+    plots.main(["curve.svg", "sweep", "C51=single"])
+    picture = (sweep / "curve.svg").read_text()
+    for words in ("double, 2 seeds", "dqn, 2 seeds", "C51, 1 seed", "Training on CartPole-v1"):
+        assert words in picture
+    assert capsys.readouterr().err == (
+        "note: left out: sweep/trials/failed/run has failed: not finite\n"
+    )
+
+
+def test_a_folder_of_runs_may_have_a_label(sweep, monkeypatch, capsys):
+    monkeypatch.chdir(sweep)
+    for seed in (0, 1):
+        write_run(sweep / "runs" / str(seed), seeds=(seed,))
+        write_run(sweep / f"more-{seed}", seeds=(seed,), level=3.0)
+    plots.main(["curve.png", "A=runs", "B=more-0,more-1"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row[:9] for row in rows[1:]] == ["| A | 2 |", "| B | 2 |"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["A=sweep"], "error: A: sweep/trials/dqn-0/run and sweep/trials/double-0/run both have"),
+        (["A=games"], "error: A: its runs are on CartPole-v1 and Acrobot-v1; a band is over seeds"),
+        (["rules"], "error: dqn: its runs are on CartPole-v1 (max_episode_steps 27,000) and Cart"),
+        (["none"], "error: RUN none is not a run directory: it has no config.toml"),
+        (["sweep", "dqn=single"], "error: dqn: is the name of two curves, expected LABEL=RUN"),
+    ],
+)
+def test_a_folder_of_runs_that_is_no_curve_is_refused(sweep, monkeypatch, capsys, argv, said):
+    monkeypatch.chdir(sweep)
+    write_run(sweep / "single")
+    write_run(sweep / "games" / "a")
+    write_run(sweep / "games" / "b", env="Acrobot-v1")
+    write_run(sweep / "rules" / "a")
+    write_run(sweep / "rules" / "b", env__max_episode_steps=99)
+    (sweep / "none").mkdir()
+    with pytest.raises(SystemExit) as info:
+        plots.main(["curve.png", *argv])
+    assert info.value.code == 2
+    assert said in capsys.readouterr().err
+    assert not (sweep / "curve.png").exists()

@@ -102,8 +102,13 @@ def read_groups(texts: Sequence[str]) -> list[Environment]:
       ConfigError: no run, one that is damaged or has nothing to show, one seed twice under a label.
         Of a folder of runs, such ones are left out, with a word on stderr.
     """
+    return grouped(labels.read(texts))
+
+
+def grouped(arguments: Iterable[labels.Given]) -> list[Environment]:
+    """The runs of some arguments; see `read_groups`."""
     found: list[tuple[str | None, Run]] = []
-    for given in labels.read(texts):
+    for given in arguments:
         for text in given.paths:
             known = [run.path.resolve() for _, run in found]
             for run in _read(pathlib.Path(text)):
