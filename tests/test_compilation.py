@@ -61,6 +61,11 @@ def test_devices_that_are_asked_for_and_not_there_are_a_sentence(monkeypatch, er
         compilation.check_platform()
 
 
+def test_64_bits_are_refused():
+    with jax.enable_x64(True), pytest.raises(ConfigError, match="JAX_ENABLE_X64 = true"):
+        compilation.check_platform()
+
+
 def test_what_was_compiled_is_found_again(fresh):
     compilation.keep(True)
     (folder,) = fresh.iterdir()

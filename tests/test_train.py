@@ -78,6 +78,14 @@ def test_what_is_asked_for_is_said_first(capsys, changed, resumed, said):
     assert capsys.readouterr().out.startswith(said)
 
 
+def test_what_changes_nothing_and_a_run_that_ends_before_it_learns_are_said(capsys):
+    door._announce(tiny(env__noop_max=3), None)
+    assert "without effect here: env.noop_max (for Atari games)\n" in capsys.readouterr().out
+    door._announce(tiny(train__steps=32), None)
+    said = "warning: nothing is learned in 32 steps, with train.learning_starts_steps = 32\n"
+    assert capsys.readouterr().out.endswith(said)
+
+
 @pytest.mark.parametrize("resumed", [None, "runs/a"])
 def test_the_length_of_schedules_that_a_longer_run_keeps_is_not_said_to_be_set(capsys, resumed):
     config = load_config(env="CartPole-v1", overrides={"train.schedule_steps": 300})

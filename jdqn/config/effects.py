@@ -70,16 +70,17 @@ IDLE: tuple[tuple[str, Callable[[Config], bool], tuple[str, ...]], ...] = (
 )
 
 
+def idle(config: Config) -> dict[str, str]:
+    """The fields by dotted name that change nothing, and why."""
+    return {
+        field: why for why, has_effect, fields in IDLE if not has_effect(config) for field in fields
+    }
+
+
 def without_effect(config: Config) -> str | None:
     """What a run says of fields that somebody has set and that change nothing; None: of none."""
-    given = set_beside(config)
-    told = [
-        f"{field} ({why})"
-        for why, has_effect, fields in IDLE
-        if not has_effect(config)
-        for field in fields
-        if field in given
-    ]
+    why = idle(config)
+    told = [f"{field} ({why[field]})" for field in set_beside(config) if field in why]
     return f"without effect here: {', '.join(told)}" if told else None
 
 

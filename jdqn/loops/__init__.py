@@ -41,12 +41,7 @@ def train(
         watch = stack.enter_context(processes.watched())
         config = devices.resolved(config)
         in_jax = envs.is_native(config.env.name) and not on_host
-        _check(config, in_jax, run_dir, resumes, start_from)
-        if in_jax and make_env is not envs.make_env:
-            raise ConfigError(
-                f'make_env: makes environments on the host, and "{config.env.name}" is written in '
-                "JAX; leave it out, or name an environment of Gymnasium's"
-            )
+        _check(config, in_jax, make_env, run_dir, resumes, start_from)
         path = None if run_dir is None else pathlib.Path(run_dir)
         stop = processes.agreed(heard)
         resumed = None
@@ -84,7 +79,12 @@ def train(
 
 
 def _check(
-    config: Config, in_jax: bool, run_dir: Any, resumes: bool, start_from: str | pathlib.Path | None
+    config: Config,
+    in_jax: bool,
+    make_env: evaluation.MakeEnv,
+    run_dir: Any,
+    resumes: bool,
+    start_from: str | pathlib.Path | None,
 ) -> None:
     """Raises ConfigError where what is asked for does not go together."""
     if config.train.num_seeds > 1 and not in_jax:
@@ -92,6 +92,11 @@ def _check(
             f"train.num_seeds = {config.train.num_seeds}: several seeds at once need an "
             "environment written in JAX, such as minatar/Breakout; run "
             f"{config.env.name} once for each seed"
+        )
+    if in_jax and make_env is not envs.make_env:
+        raise ConfigError(
+            f'make_env: makes environments on the host, and "{config.env.name}" is written in JAX; '
+            "leave it out, or name an environment of Gymnasium's"
         )
     if resumes and run_dir is None:
         raise ConfigError("resumes: expected a run directory to go on with, run_dir is None")

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jdqn import clock
-from jdqn.config import Config, ConfigError, load_config, shown
-from jdqn.config.naming import is_atari
+from jdqn.config import Config, ConfigError, effects, load_config, shown
 from jdqn.config.wording import one_line
 from jdqn.runs import directory, files
 from jdqn.tools import curves, labels, logs
@@ -22,11 +21,6 @@ PROTOCOL = (
 )
 # By what rules a game is played and scored: runs whose rules differ are not of one environment.
 RULES = ("kwargs", "size", "stochastic", *PROTOCOL)
-# What changes nothing where no game of Atari's is played.
-OF_ATARI = (
-    *("protocol", "backend", "frame_skip", "sticky_probability", "full_action_space"),
-    *("noop_max", "fire_on_reset", "life_loss_terminates"),
-)
 # What says nothing of the algorithm.
 ASIDE = (
     *("env.name", "env.num_threads", "env.vectorization", "agent.name"),
@@ -214,7 +208,8 @@ def _by_environment(found: Found) -> dict[str, list[tuple[str | None, Run]]]:
         by_name.setdefault(run.config.env.name, []).append((label, run))
     environments: dict[str, list[tuple[str | None, Run]]] = {}
     for name, several in by_name.items():
-        rules = [rule for rule in RULES if is_atari(name) or rule not in OF_ATARI]
+        without = effects.idle(several[0][1].config)
+        rules = [rule for rule in RULES if f"env.{rule}" not in without]
         differing = [
             rule for rule in rules if _differ(getattr(run.config.env, rule) for _, run in several)
         ]
@@ -257,13 +252,14 @@ def _by_label(several: Found) -> dict[str, list[Run]]:
 def settings_of(run: Run) -> dict[str, Any]:
     """A run's fields by dotted name, as they hold.
 
-    The length of schedules is never 0, and what is Atari's alone is there for its games only.
+    The length of schedules is never 0, and what the environment does not have is not there.
     """
+    without = effects.idle(run.config)
     found = {
         f"{section}.{field}": value
         for section, fields in run.config.model_dump().items()
         for field, value in fields.items()
-        if section != "env" or field not in OF_ATARI or is_atari(run.config.env.name)
+        if section != "env" or f"env.{field}" not in without
     }
     return found | {"train.schedule_steps": clock.schedule_steps(run.config)}
 

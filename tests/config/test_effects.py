@@ -89,7 +89,7 @@ def test_what_an_environment_does_not_have_is_named(field):
 def test_c51_has_a_loss_of_its_own():
     told = said({"agent.loss": "squared", "optimizer.decay": 0.5}, agent="c51")
     assert told == (
-        "without effect here: agent.loss (C51 has a loss of its own), optimizer.decay (for rmsprop)"
+        "without effect here: optimizer.decay (for rmsprop), agent.loss (C51 has a loss of its own)"
     )
     assert said({"agent.loss": "squared"}, agent="qr") is None
 

@@ -160,6 +160,16 @@ def test_resizing_takes_the_mean_of_areas_and_is_said(rng):
     np.testing.assert_array_equal(of_stripes.encode(stripes), np.full((84, 84), 100))
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_image_that_becomes_a_vector_is_said(inside):
+    space = spaces.Box(0.0, 1.0, (48, 48, 3), np.float32)
+    whole = spaces.Dict({"a": spaces.Discrete(2), "b": space}) if inside else space
+    (said,) = codec(whole).said
+    size = f"{48 * 48 * 3 + 2 * inside:,}"
+    assert said.startswith(f"float32 of shape (48, 48, 3) becomes a part of a vector of {size}")
+    assert not codec(spaces.Box(-1.0, 1.0, (48,), np.float32)).said
+
+
 def test_nothing_is_said_where_nothing_is_resized():
     assert codec(IMAGE).said == ()
 

@@ -10,6 +10,7 @@ from helpers import tiny
 from runs_helpers import log, metrics, table
 
 from jdqn import clock, envs, evaluate, kernels
+from jdqn.config import with_overrides
 from jdqn.loops import fused, shared
 from jdqn.train import train
 
@@ -107,6 +108,15 @@ def test_vmapped_seeds_agree_with_single_ones_for_one_learn_call(as_on_an_accele
 def plain_replay(carry):
     """The replay of a carry without its key, which NumPy cannot compare."""
     return carry.replay_state.replace(key=None)
+
+
+def test_a_long_log_period_makes_no_long_buffers():
+    config = tiny(CARTPOLE, train__log_period_steps=10**9)
+    assert fused.chunk_ticks(config) == 200 / 4  # evaluations
+    config = with_overrides(config, train__eval_period_steps=0)
+    assert fused.chunk_ticks(config) == 400 / 4  # all steps
+    config = with_overrides(config, train__checkpoint_period_steps=90)
+    assert fused.chunk_ticks(config) == 23
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,18 @@ def test_advantages_are_centred_over_actions_for_each_head_and_atom(dueling, wan
     np.testing.assert_allclose(networks.centred(advantage, dueling)[0], want, atol=1e-6)
 
 
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_outputs_are_multiplied_in_full_float32_where_the_default_is_less(rng, platform):
+    network = a_network(heads=2)
+    obs = rng.normal(size=(6, 1, 3)).astype(np.float32)
+    params = random_params(network, rng, obs)
+    program = jax.jit(network.apply).trace(params, obs).lower(lowering_platforms=(platform,))
+    products = [line for line in program.as_text().splitlines() if "dot_general" in line]
+    exact = [line for line in products if "precision = [HIGHEST, HIGHEST]" in line]
+    assert len(products) == 3
+    assert exact == products[-1:]
+
+
 @pytest.mark.parametrize("dueling", ["mean", "max", "sum"])
 def test_dueling_of_distributions_is_before_the_softmax(rng, dueling):
     network = a_network(dueling=dueling, heads=2, torso_hidden=(5,), hidden=(), num_outputs=4)

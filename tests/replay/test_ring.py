@@ -162,6 +162,14 @@ def test_new_rows_enter_at_the_largest_priority_seen_up_to_the_cap(largest, entr
     np.testing.assert_allclose(made.leaves(state)[7], entry**0.6, rtol=1e-6)
 
 
+def test_no_row_has_a_higher_priority_than_a_new_one_can_have():
+    """Else rewards that are not clipped would keep new rows from being seen."""
+    made = PRIORITISED()
+    state, batch = drawn(made)
+    state = made.update(state, batch, np.full(batch.row.shape, 1e4, np.float32))
+    np.testing.assert_allclose(made.leaves(state)[batch.row, batch.env], 100.0**0.6, rtol=1e-6)
+
+
 def test_an_update_without_drawable_rows_opens_none():
     made = PRIORITISED()
     state = play(made, STEADY, 1)

@@ -204,11 +204,11 @@ class RankTwin:
                 self.leaf.pop((t, env), None)
 
     def update(self, drawn, errors):
-        values = errors + np.float32(0.25)
+        values = np.minimum(errors + np.float32(0.25), np.float32(100))
         for place, value in zip(reversed(drawn), reversed(values), strict=True):
             self.leaf[place] = (1 + sum(old > value for old in self.sorted)) ** -ALPHA
             self.magnitude[place] = value
-        self.max_priority = max(self.max_priority, min(values.max(), np.float32(100)))
+        self.max_priority = max(self.max_priority, values.max())
 
     def refresh(self):
         places = sorted(self.leaf, key=lambda p: (-self.magnitude[p], -p[0], p[1]))

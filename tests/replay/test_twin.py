@@ -42,9 +42,8 @@ class Twin:
 
     def update(self, drawn, priority):
         for place, value in zip(reversed(drawn), reversed(priority), strict=True):
-            self.priority[place] = value + self.epsilon
-        largest = max(priority) + self.epsilon
-        self.max_priority = max(self.max_priority, min(largest, 100.0))
+            self.priority[place] = min(value + self.epsilon, 100.0)
+        self.max_priority = max(self.max_priority, min(max(priority) + self.epsilon, 100.0))
 
     def places(self, row, env):
         """Time and environment of every drawn row."""

@@ -146,4 +146,4 @@ def test_a_folder_that_is_away_is_an_error_of_the_disk_and_tried_again(tmp_path)
     (tmp_path / "away").mkdir()
     board.add({"loss": 1.0}, 2)
     board.close()
-    assert scalars(tmp_path / "away") == [(2, "loss", 1.0)]
+    assert scalars(tmp_path / "away") == [(1, "loss", 1.0), (2, "loss", 1.0)]

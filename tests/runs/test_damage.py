@@ -255,7 +255,7 @@ def test_a_flipped_bit_in_config_toml_is_named_or_changes_nothing_of_the_past(
 # Not asked for in turn: a run may have none of them.
 MAY_BE_MISSING = [("parts", name) for name in ("held_out", "learned", "environment", "0/timestep")]
 # Text, and what the logs are cut back to.
-NOT_READ = {"jax", "jdqn", "files", "config"}
+NOT_READ = {"jax", "jdqn", "cores", "files", "config"}
 
 
 @pytest.mark.parametrize("most", [40, pytest.param(10_000, marks=pytest.mark.slow)])

@@ -12,7 +12,7 @@ from runs_helpers import log, table
 
 import jdqn
 from jdqn.config import ConfigError, load_config
-from jdqn.runs import checkpoint, directory
+from jdqn.runs import checkpoint, directory, files
 from jdqn.runs.episodes import Episode, Evaluation
 
 TABLES = {"metrics.jsonl", "episodes.csv", "evaluations.csv"}
@@ -109,6 +109,17 @@ def test_a_directory_that_is_taken_is_refused_and_left_alone(tmp_path):
     directory.check_run_dir(tmp_path / "new")
     directory.check_run_dir(None)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_the_names_of_new_folders_outlive_a_power_failure(tmp_path, monkeypatch, is_named):
+    monkeypatch.chdir(tmp_path)
+    synced = []
+    monkeypatch.setattr(files, "sync_folder", lambda folder: synced.append(folder.resolve()))
+    monkeypatch.setattr(directory, "sync_folder", files.sync_folder)
+    made = directory.make_run_dir("runs/mine" if is_named else None, tiny())
+    assert {made.resolve().parent, tmp_path} <= set(synced)
+    assert tmp_path.parent not in synced  # was there
 
 
 def test_two_default_directories_of_one_second_are_two(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from helpers import QUICK, tiny
 from scripted import ScriptedEnv, maker
 
 from jdqn.config import load_config
-from jdqn.envs import EnvError, make_env
+from jdqn.envs import EnvError, first_seed, make_env
 from jdqn.learning import ActorState, AgentState, make_agent
 from jdqn.replay import make_replay
 from jdqn.runs import evaluation
@@ -64,7 +64,7 @@ def test_each_environment_plays_a_fixed_number_of_games(monkeypatch):
     assert result.return_std_error == pytest.approx(np.std(returns, ddof=1) / 2)
     assert result.length_mean == np.mean([20, 1, 1, 1])
     seed, env = make_env.made[-1]
-    assert seed == 9
+    assert seed == first_seed("scripted", 9)
     assert env.closed
 
 
@@ -183,8 +183,26 @@ def test_evaluation_environments_are_apart_from_training():
     config = tiny(train__seed=4)
     training = make_env(config).reset().frame
     for offset in (evaluation.TRAINING_SEED_OFFSET, evaluation.COMMAND_SEED_OFFSET):
-        frame = make_env(config, num_envs=4, seed=4 + offset).reset().frame
+        seed = first_seed("CartPole-v1", 4) + offset
+        frame = make_env(config, num_envs=4, seed=seed).reset().frame
         assert (training != frame).any(axis=1).all()
+
+
+def test_runs_of_neighbouring_seeds_share_no_game():
+    starts = []
+
+    def noting(config, **keywords):
+        env = make_env(config, **keywords)
+        frames = {frame.tobytes() for frame in env.reset().frame}
+        starts.extend([frames] * (len(frames) == 4))
+        return env
+
+    for seed in (4, 5):
+        config = tiny(train__seed=seed, train__eval_episodes=4)
+        noting(config)
+        play(config, noting, seed)
+    assert len(starts) == 4
+    assert len(set.union(*starts)) == 8  # games of training and, apart by 0, of evaluation
 
 
 def test_evaluation_reports_every_head_the_mean_and_the_vote():

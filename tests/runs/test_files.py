@@ -223,6 +223,14 @@ def test_a_folder_that_is_not_there_is_named():
         pass
 
 
+def test_a_folder_that_is_not_there_is_said_so(tmp_path):
+    (tmp_path / "pong_run").mkdir()
+    with pytest.raises(ConfigError) as info:
+        files.check_is_run(tmp_path / "pong_rum", "--resume")
+    where = f"--resume {tmp_path / 'pong_rum'}: there is no such folder"
+    assert str(info.value) == f'{where}; did you mean "pong_run"?'
+
+
 def test_a_folder_of_runs_names_the_newest(tmp_path):
     for i in range(6):
         (tmp_path / f"run{i}").mkdir()

@@ -68,7 +68,7 @@ def test_each_game_is_that_of_evaluate_in_an_environment_of_ones_own(cartpole, m
     agent = jdqn.load(str(cartpole))
     env = gymnasium.make("CartPole-v1")
     for i, game in enumerate(games):
-        observation, _ = env.reset(seed=SEED + i)
+        observation, _ = env.reset(seed=envs.first_seed("CartPole-v1", SEED) + i)
         agent.reset()
         steps = 0
         over = False

@@ -266,9 +266,21 @@ def test_a_run_in_use_is_refused(copied):
     go_on(config, path, train__steps=244)
 
 
+def test_other_cores_are_said_to_give_other_digits(copied, capsys, monkeypatch):
+    config, path = copied
+    cores = envs.usable_cores()
+    go_on(config, path, train__steps=244)
+    assert "warning" not in capsys.readouterr().out
+    monkeypatch.setattr(envs, "usable_cores", lambda: cores + 1)
+    go_on(config, path, train__steps=248)
+    said = capsys.readouterr().out
+    assert f"written with cores {cores}, this is " in said
+    assert f"cores {cores + 1}: the run may differ in its last digits" in said
+
+
 def test_what_is_no_run_is_refused(tmp_path, stopped):
     config, path = stopped
-    for name, words in {"none": "no config.toml", "empty": "no config.toml"}.items():
+    for name, words in {"none": "no such folder", "empty": "no config.toml"}.items():
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(ConfigError, match=words):
             go_on(config, tmp_path / name)

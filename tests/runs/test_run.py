@@ -1,5 +1,7 @@
 """What a run keeps and shows: tables, log events, evaluations, checkpoints, its end."""
 
+import errno
+import os
 import re
 import signal
 import tomllib
@@ -216,6 +218,22 @@ def test_a_first_checkpoint_does_not_wait_for_its_period(tmp_path, monkeypatch, 
     )
     train(config, run_dir=tmp_path, make_env=maker(EPISODES))
     assert set(checkpoint.store_of(tmp_path).names()) == first | {"200"}
+
+
+def test_a_first_checkpoint_that_fails_is_tried_again_at_the_next_period(tmp_path, monkeypatch):
+    tried = []
+
+    def full(checkpoints, steps, *_):
+        tried.append(steps)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(run, "FIRST_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", full)
+    fields = {"train__eval_episodes": 0, "train__checkpoint_period_steps": 160}
+    config = tiny(train__steps=400, **fields, **SAME_PROGRAMS)
+    with pytest.raises(RunError):
+        train(config, run_dir=tmp_path, make_env=maker(EPISODES))
+    assert tried == [4, 160, 320, 400]
 
 
 # --- What cannot go on ----------------------------------------------------------------------------

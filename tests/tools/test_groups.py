@@ -175,10 +175,10 @@ def test_figures_that_cannot_be_drawn_are_left_out(tmp_path):
 
 def test_names_of_strangers_do_not_steer_the_terminal(tmp_path, capsys):
     for i, path in enumerate([tmp_path / "a", tmp_path / "b"]):
-        config = write_run(path, seeds=(i,), env__size=8 + i) / "config.toml"
+        config = write_run(path, seeds=(i,), env__max_episode_steps=80 + i) / "config.toml"
         config.write_text(config.read_text().replace("CartPole-v1", "Cart\\u001b[2J"))
     groups.read_groups([str(tmp_path)])
-    assert capsys.readouterr().err.startswith(r"note: Cart\x1b[2J is played by different rules (si")
+    assert capsys.readouterr().err.startswith(r"note: Cart\x1b[2J is played by different rules (ma")
 
 
 def test_runs_of_one_label_that_share_a_seed_are_refused(tmp_path):
