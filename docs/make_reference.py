@@ -1,4 +1,4 @@
-"""Writes docs/reference.md from the source: every command, every field, the Python functions.
+"""Writes docs/reference.md from the source: every command, every field, what is used from Python.
 
 python docs/make_reference.py
 
@@ -11,6 +11,7 @@ import ast
 import importlib
 import inspect
 import pathlib
+import re
 import textwrap
 import tomllib
 from collections.abc import Callable
@@ -38,7 +39,22 @@ HEAD = """# Reference
 
 <!-- Written from the source by: python docs/make_reference.py -->
 
-[Commands](#commands), [fields of a configuration](#fields-of-a-configuration), [Python](#python).
+[Commands](#commands), [fields of a configuration](#fields-of-a-configuration), [Python](#python),
+[pure functions](#pure-functions).
+"""
+PURE = """## Pure functions
+
+Arrays in, arrays out (no lists): each can be called, compiled and tested alone. A loss,
+`losses.project` and `replay.n_step_return` are of ONE transition; use `jax.vmap` for a batch:
+
+```python
+loss = jax.vmap(losses.q_learning(losses.huber))
+loss(online, action, reward, discount, target, target)  # q of online, target [B, A], all else [B]
+```
+
+`B` batch, `E` environments, `T` ring rows, `K` heads, `A` actions, `Z` atoms or quantiles,
+`S` stacked frames, `N` n-step length. `losses` is `jdqn.learning.losses`, `replay` is
+`jdqn.replay`.
 """
 
 
@@ -48,7 +64,7 @@ class _SeenError(Exception):
 
 def page() -> str:
     """The whole page."""
-    parts = [HEAD, "## Commands\n", *map(_command, doors()), _fields(), _python()]
+    parts = [HEAD, "## Commands\n", *map(_command, doors()), _fields(), _python(), _pure()]
     return "\n".join(parts)
 
 
@@ -160,15 +176,30 @@ def _python() -> str:
     return "\n".join([*lines, _class("TrainedAgent", agent)])
 
 
+def _pure() -> str:
+    """Functions of arrays: all losses, and what the replay consists of."""
+    losses = importlib.import_module("jdqn.learning.losses")
+    ring = importlib.import_module("jdqn.replay.ring")
+    priorities = importlib.import_module("jdqn.replay.priorities")
+    replay = importlib.import_module("jdqn.replay")
+    tree = _tree(pathlib.Path(losses.__file__))
+    names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    lines = [PURE, *[_function(f"losses.{name}", getattr(losses, name)) for name in names]]
+    lines.append(_function("replay.n_step_return", replay.n_step_return))
+    lines.append(_function("replay.make_replay", ring.make_replay))
+    lines.append(_class("Replay", ring.Replay))
+    of_replay = [name for name in ring.Replay._fields if hasattr(ring, name)]
+    lines += [_function(f"Replay.{name}", getattr(ring, name)) for name in of_replay]
+    return "\n".join([*lines, _function("replay.priorities.uniforms", priorities.uniforms)])
+
+
 def _class(name: str, described: type) -> str:
     """A class, its fields and its public methods."""
     lines = [f"### {name}\n", _doc(described)]
     source = textwrap.dedent(inspect.getsource(described))
     tree = ast.parse(source).body[0]
     assert isinstance(tree, ast.ClassDef)
-    numbers = [node.lineno for node in tree.body if isinstance(node, ast.AnnAssign)]
-    fields = [source.splitlines()[number - 1].strip() for number in numbers]
-    if fields:
+    if fields := _fields_of(tree, source.splitlines()):
         lines.append("\n".join(["```python", *fields, "```", ""]))
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
@@ -177,6 +208,18 @@ def _class(name: str, described: type) -> str:
             head = [f"#### {name}.{node.name}\n"]
             lines += [*head, *([] if is_property else [_signature(node, source)]), _doc(found)]
     return "\n".join(lines)
+
+
+def _fields_of(tree: ast.ClassDef, lines: list[str]) -> list[str]:
+    """The lines of a class's fields, with the comments above them."""
+    found = []
+    for node in tree.body:
+        if isinstance(node, ast.AnnAssign):
+            first = node.lineno - 1
+            while lines[first - 1].strip().startswith("#"):
+                first -= 1
+            found += [line.strip() for line in lines[first : node.end_lineno]]
+    return found
 
 
 def _function(name: str, described: Callable[..., Any]) -> str:
@@ -191,6 +234,7 @@ def _signature(node: ast.FunctionDef, source: str) -> str:
     head = "\n".join(source.splitlines()[node.lineno - 1 : node.body[0].lineno - 1])
     head = textwrap.dedent(head).replace("(self, ", "(").replace("(self)", "()")
     head = head.replace("(\n    self,\n", "(\n")
+    head = re.sub(r"settings: Settings,\s+", "", head)  # `make_replay` has bound them
     return f"```python\n{head} ...\n```\n"
 
 

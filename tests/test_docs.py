@@ -8,11 +8,16 @@ import importlib
 import tomllib
 
 import docs_helpers as docs
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jdqn import __version__
 from jdqn.__main__ import COMMANDS
 from jdqn.config import Parser, from_options, load_config
+from jdqn.learning import losses
+from jdqn.records import QOutput
 from jdqn.runs import stopping
 
 ROOT = docs.ROOT
@@ -166,6 +171,19 @@ def test_the_reference_is_current(make_reference):
 
 def test_the_reference_finds_every_command(make_reference):
     assert make_reference.doors() == list(COMMANDS)
+
+
+def test_the_reference_has_the_pure_functions_and_their_batches(make_reference):
+    headings = docs.headings(make_reference.PAGE)
+    assert {"losses.project", "replay.n_step_return", "Replay.sample"} <= {*headings}
+    (example,) = docs.FENCE.findall(make_reference.PURE)
+    q = QOutput(q=jnp.arange(6.0).reshape(3, 2))
+    numbers = jnp.arange(3.0)
+    known = {"online": q, "target": q, "action": jnp.zeros(3, int), "losses": losses, "jax": jax}
+    exec(example[1], known | {"reward": numbers, "discount": numbers}, found := {})
+    batch = found["loss"](q, known["action"], numbers, numbers, q, q)
+    expected = [losses.huber(r + r * row[1] - row[0]) for r, row in zip(numbers, q.q, strict=True)]
+    np.testing.assert_allclose(batch.loss, expected)
 
 
 # --- What pages say -----------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""Temporal-difference losses of ONE transition and ONE head; `for_each` adds the axes.
+"""Temporal-difference losses of ONE transition and ONE head: for a batch use `jax.vmap`.
 
-Inside a loss `_tm1` is the time of the action and `_t` the time of the bootstrap, as in RLax.
-Which networks are asked, and about what, is a value head's business (`values`).
+`for_each` does so over batch and heads. Inside a loss `_tm1` is the time of the action and `_t` the
+time of the bootstrap, as in RLax. Which networks are asked, and about what, is a value head's
+business (`values`).
 """
 
 from collections.abc import Callable
@@ -56,6 +57,7 @@ def q_learning(penalty: Callable[[chex.Array], chex.Array]) -> TransitionLoss:
       `online_tm1.q`, `target_t.q`, `selector_t.q` of shape `[A]` and scalars else. The selector
       picks the action that the target evaluates: pass the target itself for Q-learning, the
       online network at time t for Double Q-learning (van Hasselt et al. 2015, eq. 4).
+      The loss is of one transition; for a batch: `jax.vmap(loss)`.
     """
 
     def loss(
@@ -176,7 +178,7 @@ def project(values: chex.Array, probabilities: chex.Array, atoms: chex.Array) ->
 
     Returns:
       `[Z]` f32 of the same total mass: each value shares its mass between its two neighbours, and
-      gives all of it to an atom that it hits.
+      gives all of it to an atom that it hits. For a batch: `jax.vmap`.
     """
     chex.assert_rank([values, probabilities, atoms], 1)
     step = (atoms[-1] - atoms[0]) / (atoms.size - 1)

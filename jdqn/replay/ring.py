@@ -10,6 +10,7 @@ Every function takes the static `Settings` first; `make_replay` binds them.
 
 import functools
 import math
+import types
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -70,6 +71,9 @@ class Settings(NamedTuple):
     rule: rules.Rule
     importance_exponent: Callable[[chex.Numeric], chex.Array]  # β at a tick
 
+    def __repr__(self) -> str:
+        return f"<settings of a replay, {self.num_rows:,} rows x {self.num_envs} environments>"
+
 
 class Replay(NamedTuple):
     """The functions of this module with their settings bound; `tick` is never part of the state."""
@@ -88,6 +92,9 @@ class Replay(NamedTuple):
     capacity: int  # transitions, after rounding up to whole rows
     num_bytes: int  # of the state
 
+    def __repr__(self) -> str:
+        return f"<replay of {self.capacity:,} transitions, {self.num_bytes:,} bytes>"
+
 
 def make_replay(config: Config, spec: EnvSpec) -> Replay:
     """Builds the replay for a configuration and an environment.
@@ -100,18 +107,13 @@ def make_replay(config: Config, spec: EnvSpec) -> Replay:
     """
     settings = make_settings(config, spec)
     rule = settings.rule
-    start = functools.partial(init, settings)
-    shapes = jax.tree.leaves(jax.eval_shape(start, jax.random.key(0)))
+    functions = (init, add, seal, gather, sample, update, refresh)
+    bound = {f.__name__: types.MethodType(f, settings) for f in functions}
+    shapes = jax.tree.leaves(jax.eval_shape(bound["init"], jax.random.key(0)))
     return Replay(
-        init=start,
-        add=functools.partial(add, settings),
-        seal=functools.partial(seal, settings),
+        **bound,
         draw=draw,
-        gather=functools.partial(gather, settings),
-        sample=functools.partial(sample, settings),
-        update=functools.partial(update, settings),
         changes_draws=rule.redraw is not None,
-        refresh=functools.partial(refresh, settings),
         refresh_period_steps=rule.refresh_period_steps,
         capacity=settings.num_rows * settings.num_envs,
         # The last leaf is the key.
@@ -151,7 +153,7 @@ def make_settings(config: Config, spec: EnvSpec) -> Settings:
 
 
 def init(settings: Settings, key: chex.PRNGKey) -> ReplayState:
-    """An empty ring."""
+    """An empty ring; `key` draws the bootstrap masks."""
     ring = (settings.num_rows, settings.num_envs)
     entries = math.prod(settings.frame_shape)
     rows = Rows(
@@ -174,7 +176,7 @@ def add(
     action: chex.Array,
     tick: chex.Numeric,
 ) -> ReplayState:
-    """Writes the row of a tick, and says which rows may now be drawn."""
+    """Writes the row of a tick, with actions `[E]`, and says which rows may now be drawn."""
     mask = draw_mask(settings, jax.random.fold_in(state.key, tick))
     return write(settings, state, timestep, action, mask, tick)
 
@@ -235,21 +237,21 @@ def _open_and_close(
 
 
 def draw(state: ReplayState, uniform: chex.Array) -> priorities.Drawn:
-    """Draws rows by the leaves; `uniform` is `priorities.uniforms`."""
+    """Draws `B` rows by the leaves; `uniform`, `[B, LEVELS]` f32, is `priorities.uniforms`."""
     return priorities.draw(state.priorities, uniform)
 
 
 def sample(
     settings: Settings, state: ReplayState, uniform: chex.Array, tick: chex.Numeric
 ) -> Batch:
-    """Draws a batch by the leaves; `uniform` is `priorities.uniforms`."""
+    """Draws a batch by the leaves; `uniform`, `[B, LEVELS]` f32, is `priorities.uniforms`."""
     return gather(settings, state, draw(state, uniform), tick)
 
 
 def gather(
     settings: Settings, state: ReplayState, drawn: priorities.Drawn, tick: chex.Numeric
 ) -> Batch:
-    """The transitions that begin at rows drawn."""
+    """The transitions that begin at `B` rows drawn; their weights have β at a tick."""
     rows = state.rows
     num_rows = settings.num_rows
     row, env, leaf = drawn

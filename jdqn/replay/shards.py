@@ -5,7 +5,7 @@ its own leaves, so that `P(row) = leaf / (D · total of its device)`. No device 
 To its callers it is the replay of one device, with arrays that lie apart: `priorities.Priorities`.
 """
 
-import functools
+import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -54,15 +54,10 @@ def make_replay(config: Config, spec: EnvSpec, mesh: Mesh) -> Replay:
     part = settings._replace(num_envs=settings.num_envs // mesh.size)
     whole = ring.make_replay(config, spec)
     shards = Shards(mesh, settings, part, whole, specs(config))
-    return whole._replace(
-        init=functools.partial(init, shards),
-        add=functools.partial(add, shards),
-        draw=functools.partial(draw, shards),
-        gather=functools.partial(gather, shards),
-        sample=functools.partial(sample, shards),
-        update=functools.partial(update, shards) if whole.changes_draws else whole.update,
-        refresh=functools.partial(refresh, shards),
-    )
+    functions: list[Callable] = [init, add, draw, gather, sample, refresh]
+    functions += [update] * whole.changes_draws
+    bound: Any = {f.__name__: types.MethodType(f, shards) for f in functions}
+    return whole._replace(**bound)
 
 
 def init(shards: Shards, key: chex.PRNGKey) -> ReplayState:

@@ -45,14 +45,14 @@ def n_step_return(
     of the episode shortens the window and keeps its discount.
 
     Args:
-      reward: `[N]` f32, rewards of rows t+1 to t+N.
+      reward: `[N]` f32, rewards of rows t+1 to t+N; an array, as the others.
       terminated: `[N]` bool, no bootstrap through that row.
       last: `[N]` bool, the episode ended at that row.
       discount: γ of one step.
 
     Returns:
       The return `[]` f32, the discount of the bootstrap value `[]` f32, and how many rows ahead
-      the bootstrap observation lies `[]` i32, from 1 to N.
+      the bootstrap observation lies `[]` i32, from 1 to N. For a batch: `jax.vmap`.
     """
     chex.assert_rank([reward, terminated, last], 1)
     chex.assert_equal_shape([reward, terminated, last])

@@ -1,6 +1,7 @@
 """The ring by hand: what is stored, importance weights, priorities of new rows, masks."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,23 @@ from scripted import ScriptedEnv
 from jdqn import replay
 from jdqn.config import ConfigError
 from jdqn.records import EnvSpec, Timestep
+
+# --- To look at ---------------------------------------------------------------------------------
+
+
+def test_a_replay_and_its_functions_say_what_they_are():
+    made = replay.make_replay(tiny(), vector_spec())
+    names = ("init", "add", "seal", "draw", "gather", "sample", "update", "refresh")
+    for name in names:
+        function = getattr(made, name)
+        assert inspect.isroutine(function)  # what `help` shows the text of, not that of its type
+        assert function.__name__ == name
+        assert inspect.getdoc(function)
+        assert "settings" not in inspect.signature(function).parameters
+        assert len(repr(function)) < 150
+        assert {function: 1}[getattr(made, name)]  # the same to the caches of `jax.jit`
+    assert repr(made) == "<replay of 64 transitions, 5,448 bytes>"
+
 
 # --- Rows ---------------------------------------------------------------------------------------
 
