@@ -40,7 +40,7 @@ HEAD = """# Reference
 <!-- Written from the source by: python docs/make_reference.py -->
 
 [Commands](#commands), [fields of a configuration](#fields-of-a-configuration), [Python](#python),
-[pure functions](#pure-functions).
+[pure functions](#pure-functions), [records](#records).
 """
 PURE = """## Pure functions
 
@@ -56,6 +56,12 @@ loss(online, action, reward, discount, target, target)  # q of online, target [B
 `S` stacked frames, `N` n-step length. `losses` is `jdqn.learning.losses`, `replay` is
 `jdqn.replay`.
 """
+RECORDS = """## Records
+
+What [a loss, an exploration rule, a value head of your own](own_agents.md) gets and returns.
+`ValueHead`, `Calls` and `Loss` are of `jdqn.learning`, `Behaviour` of `jdqn.learning.exploration`,
+the others of `jdqn.records`. Letters as [above](#pure-functions).
+"""
 
 
 class _SeenError(Exception):
@@ -64,8 +70,8 @@ class _SeenError(Exception):
 
 def page() -> str:
     """The whole page."""
-    parts = [HEAD, "## Commands\n", *map(_command, doors()), _fields(), _python(), _pure()]
-    return "\n".join(parts)
+    commands = ["## Commands\n", *map(_command, doors())]
+    return "\n".join([HEAD, *commands, _fields(), _python(), _pure(), _records()])
 
 
 # --- Commands -----------------------------------------------------------------------------------
@@ -191,6 +197,16 @@ def _pure() -> str:
     of_replay = [name for name in ring.Replay._fields if hasattr(ring, name)]
     lines += [_function(f"Replay.{name}", getattr(ring, name)) for name in of_replay]
     return "\n".join([*lines, _function("replay.priorities.uniforms", priorities.uniforms)])
+
+
+def _records() -> str:
+    """What crosses the border to functions of the user's own, and what an environment shows."""
+    learning = importlib.import_module("jdqn.learning")
+    exploration = importlib.import_module("jdqn.learning.exploration")
+    records = importlib.import_module("jdqn.records")
+    of_learning = (learning.ValueHead, learning.Calls, learning.Loss, exploration.Behaviour)
+    of_all = (records.Batch, records.QOutput, records.Timestep, records.EnvSpec)
+    return "\n".join([RECORDS, *[_class(of.__name__, of) for of in (*of_learning, *of_all)]])
 
 
 def _class(name: str, described: type) -> str:

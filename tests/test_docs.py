@@ -16,8 +16,9 @@ import pytest
 from jdqn import __version__
 from jdqn.__main__ import COMMANDS
 from jdqn.config import Parser, from_options, load_config
-from jdqn.learning import losses
-from jdqn.records import QOutput
+from jdqn.learning import Calls, Loss, ValueHead, losses
+from jdqn.learning.exploration import Behaviour
+from jdqn.records import Batch, EnvSpec, QOutput, Timestep
 from jdqn.runs import stopping
 
 ROOT = docs.ROOT
@@ -184,6 +185,16 @@ def test_the_reference_has_the_pure_functions_and_their_batches(make_reference):
     batch = found["loss"](q, known["action"], numbers, numbers, q, q)
     expected = [losses.huber(r + r * row[1] - row[0]) for r, row in zip(numbers, q.q, strict=True)]
     np.testing.assert_allclose(batch.loss, expected)
+
+
+def test_the_reference_has_what_a_value_head_is_made_of(make_reference):
+    """Every field, with the comment above it."""
+    text = docs.read(make_reference.PAGE)
+    for record in (ValueHead, Calls, Loss, Behaviour, Batch, QOutput, Timestep, EnvSpec):
+        _, _, section = text.partition(f"\n### {record.__name__}\n")
+        block = docs.FENCE.search(section)[2]
+        assert [f for f in record._fields if f"{f}: " not in block] == []
+    assert "# (calls, batch) -> leaves [B, K]\nloss: Callable" in text
 
 
 # --- What pages say -----------------------------------------------------------------------------

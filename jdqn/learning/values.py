@@ -28,7 +28,7 @@ Purpose = Literal["acting", "online", "target"]
 class Calls(NamedTuple):
     """What a loss may ask of `batch.obs` and `batch.next_obs`; computed when first asked.
 
-    Gradients flow through `online` alone.
+    Each takes such observations `[B, S, *frame_shape]`. Gradients flow through `online` alone.
     """
 
     online: Callable[[chex.Array], QOutput]
