@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers import tiny
 
-from jdqn import clock
+from jdqn import clock, envs
 from jdqn.records import Timestep
 from jdqn.runs import counters
 
@@ -52,6 +52,28 @@ def written_and_read(tree):
     file.seek(0)
     with np.load(file) as arrays:
         return jax.tree.unflatten(structure, [arrays[name] for name in arrays.files])
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("bsuite/DeepSea", {"env__size": 8}),
+        ("CartPole-v1", {"env__max_episode_steps": 8}),
+        ("Breakout", {"env__max_episode_steps": 8}),
+    ],
+)
+def test_the_step_that_resets_counts_but_is_not_part_of_an_episodes_length(name, fields):
+    """As docs/runs.md says."""
+    config = tiny(name, env__num_envs=1, train__update_period_steps=4, **fields)
+    env = envs.make_env(config)
+    timesteps = [env.reset()]
+    for _ in range(27):
+        env.send(np.zeros(1, np.int32))
+        timesteps.append(env.recv())
+    env.close()
+    _, ended = count_all(config, counters.start(config), [[timestep] for timestep in timesteps])
+    steps = {clock.steps_at(config, i): now[0].length for i, (now,) in enumerate(ended) if now}
+    assert steps == {9: 8, 18: 8, 27: 8}
 
 
 def test_counters_are_a_pytree_of_integers_and_arrays(config, timesteps):

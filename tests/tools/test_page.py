@@ -69,6 +69,10 @@ def test_it_asks_for_nothing(shown):
     assert not re.search(r"url\(|@import|<script|https?://", text)
 
 
+def test_it_says_that_the_step_that_resets_is_counted(shown):
+    assert "only starts the next one, and is counted too" in shown[0]
+
+
 def test_every_environment_has_its_curves_comparison_and_tables(shown):
     _, reader = shown
     assert reader.count("section") == 4  # two environments, over all, how to read
