@@ -1,9 +1,12 @@
 """jdqn: the deep-Q-network family in JAX.
 
-Train from Python with ``from jdqn.train import train``, use what was trained with ``jdqn.load``.
-What is exported here is imported when it is first used, so that ``import jdqn`` is quick.
+Train from Python with ``jdqn.train.train``, use what was trained with ``jdqn.load``. What is
+exported here, and every module, is imported when it is first used, so that ``import jdqn`` is
+quick.
 """
 
+import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,18 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["load", "load_config", "make_env"]
 __version__ = "0.1.0"
 
+_HOMES = {"load": "jdqn.runs.player", "load_config": "jdqn.config", "make_env": "jdqn.envs"}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "load":
-        from jdqn.runs.player import load
-
-        return load
-    if name == "load_config":
-        from jdqn.config import load_config
-
-        return load_config
-    if name == "make_env":
-        from jdqn.envs import make_env
-
-        return make_env
+    if home := _HOMES.get(name):
+        return getattr(importlib.import_module(home), name)
+    module = f"{__name__}.{name}"
+    if not name.startswith("_") and importlib.util.find_spec(module):
+        return importlib.import_module(module)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,6 +17,7 @@ from jdqn.config import (
     fields_of,
     from_options,
     layers_of,
+    shown,
     with_overrides,
     without_effect,
 )
@@ -69,7 +70,7 @@ def train(
       RunError: the run could not go on; what could be saved has been, and the sentence says so.
       Exception: what `on_log` or `on_evaluation` has raised.
     """
-    is_first = _join(config)
+    is_first = _join(_checked(config))
     if not (quiet := quiet or not is_first):
         _announce(config, run_dir if resumes else None)
     from jdqn import compilation, envs, loops
@@ -87,6 +88,16 @@ def train(
         hooks=Hooks(on_log, on_evaluation) if is_first else None,
         quiet=quiet,
     )
+
+
+def _checked(config: Any) -> Config:
+    """A configuration as it is. Raises ConfigError of anything else, such as a name."""
+    if not isinstance(config, Config):
+        raise ConfigError(
+            f"config = {shown(config)}: expected a configuration, such as "
+            'jdqn.load_config(env="CartPole-v1")'
+        )
+    return config
 
 
 def _join(config: Config) -> bool:

@@ -339,6 +339,20 @@ def test_the_package_and_the_help_of_every_door_are_quick():
     assert json.loads(answer.stdout) == expected | {"numpy": ["numpy"]}
 
 
+LAZY = """
+import jdqn, sys
+before = sorted(name for name in sys.modules if name.startswith("jdqn."))
+print(before, [getattr(jdqn, door).main.__module__ for door in sys.argv[1:]], hasattr(jdqn, "nope"))
+"""
+
+
+def test_modules_are_imported_where_they_are_first_named():
+    answer = subprocess.run(
+        [sys.executable, "-c", LAZY, *DOORS], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout == f"[] {[f'jdqn.{door}' for door in DOORS]} False\n"
+
+
 def test_the_package_names_no_module_in_all():
     names = {path.stem for path in PACKAGE.glob("*.py")}
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()}

@@ -11,9 +11,18 @@ from helpers import tiny
 
 from jdqn import evaluate
 from jdqn import train as door
-from jdqn.config import load_config
+from jdqn.config import ConfigError, load_config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def test_the_name_of_an_environment_is_no_configuration():
+    with pytest.raises(ConfigError) as info:
+        door.train("CartPole-v1")
+    assert str(info.value) == (
+        "config = 'CartPole-v1': expected a configuration, such as "
+        'jdqn.load_config(env="CartPole-v1")'
+    )
 
 
 def test_help(capsys):
