@@ -175,8 +175,10 @@ def _python() -> str:
     agent = importlib.import_module("jdqn.runs.player").TrainedAgent
     result = importlib.import_module("jdqn.runs.run").Result
     evaluation = importlib.import_module("jdqn.runs.episodes").Evaluation
+    vector_env = importlib.import_module("jdqn.envs").VectorEnv
     lines = ["## Python\n"]
     lines += [_function(f"jdqn.{name}", getattr(jdqn, name)) for name in jdqn.__all__]
+    lines.append(_class("VectorEnv", vector_env))
     lines += [_function("jdqn.train.train", train), _class("Result", result)]
     lines.append(_class("Evaluation", evaluation))
     return "\n".join([*lines, _class("TrainedAgent", agent)])

@@ -39,20 +39,27 @@ SEEDS_APART = 100_000  # of the first environments of two runs with neighbouring
 
 
 class VectorEnv(Protocol):
-    """`num_envs` environments stepped together."""
+    """`E` environments stepped together: `reset` once, then `send` and `recv` by turns.
+
+    Those of `make_env` answer anything else with a ConfigError.
+    """
 
     spec: EnvSpec
 
     def reset(self) -> Timestep:
-        """Starts every environment; called once, before the first `send`."""
+        """Starts every environment and returns first observations; once, before any `send`."""
         ...
 
     def send(self, action: np.ndarray) -> None:
-        """Starts one step with actions `[E]`; returns at once where the environment can."""
+        """Starts one step with actions `[E]`, whole numbers from 0 to A - 1.
+
+        Returns at once where the environment can. Where an episode has ended (`last`), the action
+        is ignored: the step starts the next one.
+        """
         ...
 
     def recv(self) -> Timestep:
-        """Waits for that step and returns fresh arrays."""
+        """Waits for the step of the last `send` and returns fresh arrays; once for each `send`."""
         ...
 
     def close(self) -> None:

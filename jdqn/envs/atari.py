@@ -9,6 +9,7 @@ from jdqn.config import ConfigError
 from jdqn.config.schema import Env
 from jdqn.envs import usable_cores
 from jdqn.envs.guard import said
+from jdqn.envs.turns import Turns
 from jdqn.records import EnvSpec, Timestep
 
 PACKAGES = {"envpool": "envpool", "ale": "ale-py"}
@@ -188,6 +189,7 @@ class AtariEnv:
         self._lives = np.zeros(num_envs, np.int32)
         self._ended = np.zeros(num_envs, bool)
         self._history = History(num_envs)
+        self._turns = Turns(num_envs, emulators.num_actions)
 
     def reset(self) -> Timestep:
         """Starts every environment, each with its own number of no-ops."""
@@ -195,15 +197,18 @@ class AtariEnv:
         no = np.zeros(len(self._lives), bool)
         self._ended = no
         self._history.reset(~no)
+        self._turns.start()
         return Timestep(frame, no.astype(np.float32), no, no, ~no)
 
     def send(self, action: np.ndarray) -> None:
         """Starts the emulators on their own threads; `action` is `[E]`."""
+        action = self._turns.send(action)
         self._history.act(action)
         self._emulators.send(action)
 
     def recv(self) -> Timestep:
         """Waits for the emulators. A lost life sets `terminated` only."""
+        self._turns.recv()
         seen = self._emulators.recv()
         first = self._ended
         self._history.reset(first)
@@ -240,6 +245,7 @@ class AtariEnv:
         frames, self._lives = self._emulators.replay(history)
         self._history = history
         self._ended = saved["ended"]
+        self._turns.start()
         return bool(np.array_equal(frames, timestep.frame))
 
 

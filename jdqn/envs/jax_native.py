@@ -13,6 +13,7 @@ import numpy as np
 
 from jdqn.config.schema import Env
 from jdqn.envs import jax_names, jax_protocol
+from jdqn.envs.turns import Turns
 from jdqn.records import EnvSpec, Timestep
 
 
@@ -170,20 +171,24 @@ class HostEnv:
         self.spec = self._env.spec
         self.observation = self._env.observation
         self._keys = (env_key(seed), world_key(run_seed))
+        self._turns = Turns(num_envs, self.spec.num_actions)
         self._tick = 0
 
     def reset(self) -> Timestep:
         """Starts every environment."""
         self._state, timestep = self._env.init(*self._keys)
+        self._turns.start()
         return timestep
 
     def send(self, action: np.ndarray) -> None:
         """Dispatches the step."""
+        action = self._turns.send(action)
         self._state, self._timestep = self._env.step(self._state, action, self._tick)
         self._tick += 1
 
     def recv(self) -> Timestep:
         """The timestep, on the device."""
+        self._turns.recv()
         return self._timestep
 
     def close(self) -> None:
@@ -213,6 +218,7 @@ class HostEnv:
         ]
         self._state = jax.tree.unflatten(structure, restored).replace(key=state.key)
         self._tick = int(saved["tick"])
+        self._turns.start()
         return True
 
 

@@ -17,6 +17,7 @@ from gymnasium.vector.async_vector_env import _async_worker
 
 from jdqn.envs.guard import EnvError, problem, said
 from jdqn.envs.spaces import Codec
+from jdqn.envs.turns import Turns
 from jdqn.records import Timestep
 
 CLOSE_SECONDS = 5.0  # that workers get to finish a step and close their environment
@@ -37,7 +38,7 @@ class GymEnv:
         self.said = codec.said
         self._seed = seed
         self._ended = np.zeros(len(copies), bool)
-        self._action = np.zeros(len(copies), np.int64)
+        self._turns = Turns(len(copies), codec.spec.num_actions)
         self._envs: Any = SyncVectorEnv(copies, autoreset_mode=AutoresetMode.NEXT_STEP)
 
     def reset(self) -> Timestep:
@@ -46,10 +47,11 @@ class GymEnv:
 
     def send(self, action: np.ndarray) -> None:
         """Keeps the actions `[E]`; the step is made in `recv`."""
-        self._action = action.astype(np.int64)
+        self._action = self._turns.send(action).astype(np.int64)
 
     def recv(self) -> Timestep:
         """Makes the step."""
+        self._turns.recv()
         return self._stepped(*self._envs.step(self._action))
 
     def picture(self) -> np.ndarray:
@@ -71,6 +73,7 @@ class GymEnv:
     def _started(self, frame: np.ndarray) -> Timestep:
         no = np.zeros(len(self._ended), bool)
         self._ended = no
+        self._turns.start()
         return Timestep(frame, no.astype(np.float32), no, no, ~no)
 
     def _stepped(
@@ -125,6 +128,7 @@ class WorkersEnv(GymEnv):
         self._name = name
         self._seed = seed
         self._envs: _Workers | None = None
+        self._turns = Turns(len(copies), codec.spec.num_actions)
 
     def reset(self) -> Timestep:
         """Starts every process and every environment."""
@@ -150,11 +154,13 @@ class WorkersEnv(GymEnv):
 
     def send(self, action: np.ndarray) -> None:
         """Starts the step in every process; `action` is `[E]`."""
+        action = self._turns.send(action)
         assert self._envs is not None
         self._ask(self._envs.step_async, action.astype(np.int64))
 
     def recv(self) -> Timestep:
         """Waits for the step."""
+        self._turns.recv()
         assert self._envs is not None
         return self._stepped(*self._ask(self._envs.step_wait))
 

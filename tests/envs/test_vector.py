@@ -105,9 +105,9 @@ def test_a_step_that_hangs_does_not_keep_a_process(monkeypatch, closing):
     env.reset()
     processes = workers(env)
     for _ in range(3):
-        env.send(np.ones(4))
+        env.send(np.ones(4, int))
         env.recv()
-    env.send(np.ones(4))
+    env.send(np.ones(4, int))
     began = time.monotonic()
     env.close()
     assert gone(processes)
@@ -121,7 +121,7 @@ def test_signals_to_all_processes_are_for_the_parent(closing):
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         for process in processes:
             process.send_signal(number)
-    env.send(np.zeros(4))
+    env.send(np.zeros(4, int))
     assert not env.recv().first.any()
     env.close()
     assert gone(processes)
