@@ -25,6 +25,7 @@ __all__ = [
     "VectorEnv",
     "check_name",
     "env_key",
+    "episode_limit",
     "first_seed",
     "is_native",
     "make_env",
@@ -154,6 +155,15 @@ def make_native_env(config: Config, *, num_envs: int) -> JaxEnv:
     """
     _refuse_gymnasiums(config.env)
     return _make_native(config.env, num_envs=num_envs)
+
+
+def episode_limit(fields: Env) -> int:
+    """Agent steps that cut an episode: `env.max_episode_steps`, or less by Gymnasium's registry."""
+    from jdqn.envs import gym
+
+    registered = None if is_native(fields.name) else gym.find(fields.name)
+    own = None if registered is None else registered.max_episode_steps
+    return min(own or fields.max_episode_steps, fields.max_episode_steps)
 
 
 def says_no_limit(config: Config) -> str | None:

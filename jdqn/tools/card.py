@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from jdqn.config import Config, protocol_of
 from jdqn.config.naming import is_atari
+from jdqn.envs import episode_limit, is_native
 from jdqn.envs.interface import Interface
 from jdqn.runs.episodes import Evaluation
 from jdqn.runs.exported import About
@@ -72,7 +73,10 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _protocol(config: Config) -> str:
     env = config.env
-    games = f"games of at most {env.max_episode_steps:,} agent steps"
+    steps = f"{episode_limit(env):,} agent steps"
+    if is_native(env.name):  # most end sooner, by rules of their own
+        return f"games that have not ended before are cut after {steps}"
+    games = f"games of at most {steps}"
     if not is_atari(env.name):
         return games
     named = "" if env.protocol == "none" else f"`{protocol_of(config)}`: "

@@ -9,7 +9,7 @@ from envs_helpers import Picture, always, play, refusal, register
 from helpers import tiny
 
 from jdqn.config import ConfigError, shown
-from jdqn.envs import check_name, first_seed, make_env, says_no_limit
+from jdqn.envs import check_name, episode_limit, first_seed, make_env, says_no_limit
 
 needs_gymnax = pytest.mark.skipif(not find_spec("gymnax"), reason="gymnax, an extra, is not here")
 
@@ -84,6 +84,14 @@ def test_a_name_near_nothing_is_answered_with_examples():
 @pytest.mark.parametrize("name", ["CartPole-v1", "jdqn/Chain", "gymnax/CartPole-v1", "Breakout"])
 def test_nothing_is_said_of_an_environment_with_a_limit(name):
     assert says_no_limit(tiny(name)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "limit"),
+    [("CartPole-v1", 27_000, 500), ("CartPole-v1", 9, 9), ("CliffWalking-v1", 9, 9)],
+)
+def test_the_smaller_of_two_limits_cuts(name, field, limit):
+    assert episode_limit(tiny(name, env__max_episode_steps=field).env) == limit
 
 
 def test_an_environment_without_a_limit_is_said_to_be_cut():

@@ -1,5 +1,6 @@
 """The `README.md` of an exported folder."""
 
+import pytest
 from helpers import tiny, vector_spec
 
 from jdqn.config import load_config
@@ -41,7 +42,7 @@ def test_it_says_what_the_agent_is_how_it_did_and_how_to_load_it():
         "| seed | 3 |",
         "| run | `abc` |",
         "| layers | multiply in float32 |",
-        "games of at most 27,000 agent steps |",
+        "| protocol | games of at most 500 agent steps |",
         'agent = jdqn.load("',
         "| 1,000 | vote | 20 | 10 | 0.26 | 17 |",
         "| 2,000 | vote | 20 | 1,000 |",
@@ -53,6 +54,18 @@ def test_it_says_what_the_agent_is_how_it_did_and_how_to_load_it():
     assert "| layers | multiply in bfloat16 |" in text(tiny(network__compute_dtype="bfloat16"), [])
     assert "human" not in written
     assert not any(line.endswith(" ") for line in written.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (tiny(env__max_episode_steps=40), "games of at most 40 agent steps"),
+        (tiny("CliffWalking-v1"), "games of at most 27,000 agent steps"),
+        (tiny("jdqn/Chain"), "games that have not ended before are cut after 27,000 agent steps"),
+    ],
+)
+def test_games_are_as_long_as_the_environment_lets_them_be(config, words):
+    assert f"| protocol | {words} |" in text(config, [])
 
 
 def test_of_atari_the_protocol_and_the_human_score():
