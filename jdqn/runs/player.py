@@ -118,7 +118,8 @@ class TrainedAgent:
         Raises:
           ConfigError: as `act`.
         """
-        _, q, _, is_one = self._ask(observation)
+        is_whole = self._interface.spec.frame_stack == 1  # what was seen before is not asked for
+        _, q, _, is_one = self._ask(observation, from_start=is_whole)
         values = np.asarray(q if heads else jnp.mean(q, axis=1))
         return values[0] if is_one else values
 
@@ -132,14 +133,16 @@ class TrainedAgent:
         frames = self._interface.frames(observations)
         return frames[0] if is_one else frames
 
-    def _ask(self, observation: Any) -> tuple[chex.Array, chex.Array, np.ndarray, bool]:
+    def _ask(
+        self, observation: Any, *, from_start: bool = False
+    ) -> tuple[chex.Array, chex.Array, np.ndarray, bool]:
         """The stack with an observation, Q `[B, K, A]`, the best actions `[B]`, whether it is one.
 
-        All episodes are new where there is no stack yet.
+        All episodes are new where there is no stack yet, or `from_start`.
         """
         observations, is_one = self._interface.batch(observation)
         frames = self._interface.frames(observations)
-        stack = self._stack
+        stack = None if from_start else self._stack
         first = self._first if stack is not None else np.ones(len(frames), bool)
         if stack is None:
             stack = init_actor(self._interface.spec, None, len(frames)).stack

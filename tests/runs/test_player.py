@@ -137,6 +137,16 @@ def test_q_values_are_those_of_the_heads_and_remember_nothing(cartpole):
     assert agent.q_values(np.stack([first] * 3)).shape == (3, 2)
 
 
+def test_where_one_frame_is_seen_at_once_any_number_may_be_asked_about(tmp_path):
+    agent = jdqn.load(write_run(tmp_path, tiny(env__frame_stack=1)))
+    rows = np.random.default_rng(0).normal(size=(5, 4))
+    agent.act(rows[0])
+    several = agent.q_values(rows)
+    np.testing.assert_allclose(several, [agent.q_values(row) for row in rows], rtol=1e-5)
+    with pytest.raises(ConfigError, match=r"^5 observations after 1: reset\(\) comes before"):
+        agent.act(rows)
+
+
 def test_an_episode_starts_where_the_mask_says(cartpole):
     agent = jdqn.load(cartpole)
     rows = np.random.default_rng(0).normal(size=(2, 2, 4))
