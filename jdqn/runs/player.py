@@ -30,7 +30,14 @@ def load(
       ConfigError: no run, no such checkpoint or seed, or a file that is damaged.
     """
     which = None if checkpoint is None else str(checkpoint)
-    trained = load_run(pathlib.Path(path), which)
+    try:
+        trained = load_run(pathlib.Path(path), which)
+    except ConfigError as error:  # of the commands' option, which is an argument here
+        option = f"--checkpoint {shown(which)}"
+        if not str(error).startswith(option):
+            raise
+        said = f"checkpoint = {shown(checkpoint)}{str(error).removeprefix(option)}"
+        raise ConfigError(said) from None
     return TrainedAgent(trained, trained.number_of(seed))
 
 

@@ -187,6 +187,15 @@ def test_what_is_wrong_is_one_sentence(cartpole):
             agent.reset(mask)
 
 
+@pytest.mark.parametrize("which", [7_000, "last"])
+def test_a_checkpoint_that_is_not_there_is_named_as_an_argument(cartpole, which):
+    with pytest.raises(ConfigError) as info:
+        jdqn.load(cartpole, checkpoint=which)
+    assert str(info.value) == (
+        f"checkpoint = {which!r}: expected agent steps or best (there are: 80, best)"
+    )
+
+
 def test_what_the_agent_sees_can_be_looked_at(cartpole):
     agent = jdqn.load(cartpole)
     np.testing.assert_array_equal(agent.frames([0, 1, 2, 3]), np.arange(4, dtype=np.float32))
