@@ -58,8 +58,8 @@ FUNCTION_LINES = 60
 # before a run could have several processes; 3,320 before the residual torso, its pools and its
 # spectral norm; 3,445 before quantiles, implicit ones, and Munchausen; 3,655 before a prior moved
 # quantiles together, who looks on got samples that are not drawn, and the quantiles' loss made its
-# gradient with its value, several times as fast on a CPU; 3,699 before the outputs were products in full float32, buffers were
-# as long as the shortest period, and who makes an environment in JAX another way was refused.
+# gradient with its value, several times as fast on a CPU; 3,699 before outputs were products in
+# full float32, buffers as long as the shortest period, and a `make_env` beside JAX refused.
 CORE_LINES = 3_716
 
 

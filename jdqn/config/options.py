@@ -9,6 +9,7 @@ import sys
 import tomllib
 from typing import Any, NoReturn
 
+import jdqn
 from jdqn.config import foreign
 from jdqn.config.errors import ConfigError
 from jdqn.config.help import MORE, accepted, section_help
@@ -69,6 +70,9 @@ class Parser(argparse.ArgumentParser):
         for text in given:
             if re.search("[\0\ud800-\udfff]", text):
                 self.error(f"argument {shown(text)}: must be UTF-8 text without NUL")
+        if "--version" in given:
+            sys.stdout.write(f"jdqn {jdqn.__version__}\n")
+            raise SystemExit(0)
         for i, text in enumerate(given):
             if text in ("-h", "--help") or text.startswith("--help="):
                 self._show_help(given[:i], text, given[i + 1 :])

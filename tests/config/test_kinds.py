@@ -12,6 +12,6 @@ def test_devices_are_a_number_or_all(value):
     assert config.train.num_devices == value
 
 
-@pytest.mark.parametrize("value", [True, 1.0, "ALL", -1, 65_537])
+@pytest.mark.parametrize("value", [True, 1.5, "ALL", -1, 65_537])
 def test_nothing_else_is_a_number_of_devices(value):
     assert "train.num_devices = " in refusal(env="Pong", overrides={"train.num_devices": value})

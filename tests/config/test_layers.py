@@ -4,6 +4,7 @@ import shutil
 import tomllib
 
 import gymnasium
+import numpy as np
 import pytest
 from config_helpers import refusal
 
@@ -278,3 +279,15 @@ def test_a_file_that_is_no_text_gets_one_sentence(tmp_path):
     file = tmp_path / "picture.toml"
     file.write_bytes(b"\xff\xd8\x00")
     assert "not valid TOML" in refusal(file=file)
+
+
+def test_overrides_take_the_numbers_that_programs_have():
+    given = {"train.steps": 1e4, "replay.batch_size": np.int64(7), "agent.discount": np.float32(0)}
+    loaded = load_config(env="CartPole-v1", overrides=given)
+    assert (loaded.train.steps, loaded.replay.batch_size, loaded.agent.discount) == (10_000, 7, 0)
+    assert type(loaded.replay.batch_size) is int
+    with pytest.raises(ConfigError, match=r'expected dotted names, such as "train\.steps"'):
+        load_config(overrides={"train": {"steps": 3}})
+    for value in (1.5, float("inf"), float("nan")):
+        with pytest.raises(ConfigError, match=r"train\.steps = "):
+            load_config(overrides={"train.steps": value})

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+import jdqn
 from jdqn import config as config_lib
 from jdqn.config import Parser, add_options, load_config
 
@@ -130,3 +131,10 @@ def test_a_parser_without_fields_has_one_help(capsys):
     with pytest.raises(SystemExit):
         Parser(prog="x").parse(["--help", "replay"])
     assert capsys.readouterr().out.startswith("usage")
+
+
+def test_every_command_tells_its_version(capsys):
+    with pytest.raises(SystemExit) as info:
+        Parser(prog="any").parse(["--env", "x", "--version"])
+    assert info.value.code == 0
+    assert capsys.readouterr().out == f"jdqn {jdqn.__version__}\n"
