@@ -79,7 +79,7 @@ def test_what_is_not_permitted_is_refused(refused, folder):
 EVALUATE = {
     "nothing": ([], ["RUN"]),
     "empty": ([""], ["RUN", "empty"]),
-    "no run": (["none"], ["none is not a run directory", "config.toml"]),
+    "no run": (["none"], ["none: there is no such folder"]),
     "folder": (["folder"], ["folder is not a run directory"]),
     "file": (["file"], ["file is not a run directory"]),
     "folder of runs": (["."], ["no config.toml; runs in it, the newest first: ", "fresh"]),
@@ -121,7 +121,7 @@ EVALUATE = {
 }
 
 RESUME = {
-    "no run": (["none"], ["--resume none", "config.toml"]),
+    "no run": (["none"], ["--resume none", "no such folder"]),
     "file": (["file"], ["--resume file", "config.toml"]),
     "configuration": (["fresh/config.toml"], ["--resume fresh/config.toml", "config.toml"]),
     "no checkpoint": (["fresh"], ["fresh", "no checkpoint"]),
@@ -149,7 +149,7 @@ def test_going_on_refuses(refused, argv, said):
 
 
 START = {
-    "no run": (["none"], ["none is not a run directory", "config.toml"]),
+    "no run": (["none"], ["none: there is no such folder"]),
     "no checkpoint": (["fresh"], ["fresh", "no checkpoint"]),
     "foreign": (["model"], ["model/model.safetensors", "damaged"]),
     "empty": ([""], ["--start-from", "empty"]),
@@ -165,7 +165,7 @@ def test_starting_from_refuses(refused, argv, said):
 EXPORT = {
     "nothing": ([], ["RUN, DIR"]),
     "no folder": (["fresh"], ["DIR"]),
-    "no run": (["none", "new"], ["none is not a run directory"]),
+    "no run": (["none", "new"], ["none: there is no such folder"]),
     "no checkpoint": (["fresh", "new"], ["fresh", "no checkpoint"]),
     "foreign": (["model", "new"], ["model/model.safetensors", "damaged"]),
     "used": (["fresh", "used"], ["DIR used is not empty", "new or empty"]),

@@ -68,9 +68,8 @@ def test_what_is_no_run_is_refused(tmp_path, refusal, run_dir):
     assert "no checkpoint" in refusal(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     assert "no finished checkpoint" in refusal(tmp_path)
-    for path in (tmp_path / "checkpoints", tmp_path / "none"):
-        message = refusal(path)
-        assert f"{path} is not a run directory" in message
+    assert f"{tmp_path / 'checkpoints'} is not a run directory" in refusal(tmp_path / "checkpoints")
+    assert f"{tmp_path / 'none'}: there is no such folder" in refusal(tmp_path / "none")
 
 
 def test_a_run_is_only_read(run_dir, monkeypatch, capsys):

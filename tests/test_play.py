@@ -50,7 +50,7 @@ RANDOM = ["--env", "CartPole-v1", "--agent", "random"]
 VIDEO = ["--video", "new.gif"]
 BAD = {
     "nothing": ([], ["RUN is missing", "--env NAME --agent random"]),
-    "no run": (["none", *VIDEO], ["none is not a run directory"]),
+    "no run": (["none", *VIDEO], ["none: there is no such folder"]),
     "no checkpoint": (["fresh", *VIDEO], ["fresh", "no checkpoint"]),
     "half-written": (["half", *VIDEO], ["half", "no finished checkpoint"]),
     "damaged": (["model", *VIDEO], ["model/model.safetensors", "damaged"]),
@@ -77,7 +77,7 @@ BAD = {
     "ending": ([*RANDOM, "--video", "new.avi"], ["--video new.avi", ".mp4 or .gif"]),
     "no folder": ([*RANDOM, "--video", "no/new.gif"], ["--video no/new.gif", "no folder no"]),
     "folder": ([*RANDOM, "--video", "folder"], ["--video folder", ".mp4 or .gif"]),
-    "no run, no terminal": (["none"], ["none is not a run directory"]),
+    "no run, no terminal": (["none"], ["none: there is no such folder"]),
     "no terminal": (RANDOM, ["stdout is no terminal", "--video game.mp4"]),
     "no environment": (
         ["--env", "CartPol", "--agent", "random", *VIDEO],

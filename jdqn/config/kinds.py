@@ -1,10 +1,13 @@
 """Kinds of values that fields of a configuration have, with their limits."""
 
+import numbers
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import pydantic
 from pydantic import Field
 
+from jdqn.config.errors import ConfigError
 from jdqn.config.tables import Table, table
 
 # TOML has no null.
@@ -15,6 +18,7 @@ PositiveSteps = Annotated[int, Field(gt=0, le=2_000_000_000)]
 Steps = Annotated[int, Field(ge=0, le=2_000_000_000)]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 LARGEST_LIST = 65_536
+EXACT = 2**53  # the largest whole number up to which a float stands for one alone
 Widths = Annotated[
     tuple[Width, ...],
     Field(strict=False, max_length=32),
@@ -69,3 +73,22 @@ NumDevices = Annotated[
     pydantic.PlainValidator(_num_devices),
     pydantic.WithJsonSchema({"type": "all or number above 0"}),
 ]
+
+
+def plain(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted name, whole numbers as Python's integers: NumPy's, and 1e4.
+
+    Raises:
+      ConfigError: tables in tables.
+    """
+    for name, value in overrides.items():
+        if isinstance(value, Mapping) and "." not in name:
+            inside = next(iter(value), "FIELD")
+            raise ConfigError(f'overrides: expected dotted names, such as "{name}.{inside}"')
+    return {name: plain_number(value) for name, value in overrides.items()}
+
+
+def plain_number(value: Any) -> Any:
+    """A whole number as an integer; anything else as it is."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return int(value) if is_number and value == value // 1 and abs(value) <= EXACT else value

@@ -5,7 +5,6 @@ the algorithm is, a preset what the environment needs, a protocol how scores are
 in a file of the user's is laid over the preset: what somebody wrote is what runs.
 """
 
-import numbers
 import os
 import pathlib
 import re
@@ -19,6 +18,7 @@ import pydantic
 import tomli_w
 
 from jdqn.config.errors import ConfigError
+from jdqn.config.kinds import plain
 from jdqn.config.naming import suggest
 from jdqn.config.schema import Config
 from jdqn.config.wording import shown
@@ -103,7 +103,7 @@ def load_config(
       ConfigError: unknown names, wrong types, values out of range, impossible combinations.
     """
     given = {"env": env, "agent": agent, "preset": preset, "protocol": protocol}
-    layers, dotted = _layers(given, file, _plain(overrides or {}))
+    layers, dotted = _layers(given, file, plain(overrides or {}))
     return _validate(merged([layer for _, layer in layers], dotted))
 
 
@@ -118,7 +118,7 @@ def provenance(
 ) -> dict[str, str]:
     """The layer that each value of `load_config` is from, by dotted name; same arguments."""
     given = {"env": env, "agent": agent, "preset": preset, "protocol": protocol}
-    overrides = _plain(overrides or {})
+    overrides = plain(overrides or {})
     options = [*overrides, *(CHOSEN[option] for option, name in given.items() if name)]
     layers, _ = _layers(given, file, overrides)
     found = {
@@ -128,18 +128,6 @@ def provenance(
         for field in fields
     }
     return found | dict.fromkeys(options, "an option")
-
-
-def _plain(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides with numbers as they are typed: NumPy's as Python's, and 1e4 as 10,000."""
-    found = {}
-    for name, value in overrides.items():
-        if name in Config.model_fields:
-            inside = next(iter(value), "FIELD") if isinstance(value, Mapping) else "FIELD"
-            raise ConfigError(f'overrides: expected dotted names, such as "{name}.{inside}"')
-        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        found[name] = int(value) if is_number and value == value // 1 else value
-    return found
 
 
 def _layers(

@@ -9,10 +9,10 @@ import sys
 import tomllib
 from typing import Any, NoReturn
 
-import jdqn
 from jdqn.config import foreign
 from jdqn.config.errors import ConfigError
 from jdqn.config.help import MORE, accepted, section_help
+from jdqn.config.kinds import plain_number
 from jdqn.config.layers import default_preset, load_config, names, provenance
 from jdqn.config.naming import suggest
 from jdqn.config.schema import Config, Section
@@ -23,7 +23,6 @@ _BEYOND_A_VALUE = re.compile(r"[\x00-\x1f\x7f#]")
 _AS_IN_PYTHON = {"True": True, "False": False, "None": "none"}
 _NO_VALUE = re.compile(r"argument --(\w+\.\w+): expected one argument")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_LARGEST_EXACT = 2**53  # of the whole numbers that a float stands for
 TABLES = ("env.kwargs",)  # fields that are tables
 
 
@@ -71,7 +70,7 @@ class Parser(argparse.ArgumentParser):
             if re.search("[\0\ud800-\udfff]", text):
                 self.error(f"argument {shown(text)}: must be UTF-8 text without NUL")
         if "--version" in given:
-            sys.stdout.write(f"jdqn {jdqn.__version__}\n")
+            sys.stdout.write(f"jdqn {sys.modules['jdqn'].__version__}\n")
             raise SystemExit(0)
         for i, text in enumerate(given):
             if text in ("-h", "--help") or text.startswith("--help="):
@@ -217,8 +216,7 @@ def parse_value(text: str) -> Any:
             value = tomllib.loads(f"value = {candidate}")["value"]
         except (ValueError, RecursionError):  # of TOML, and of too many digits or brackets
             continue
-        if isinstance(value, float) and value.is_integer() and abs(value) <= _LARGEST_EXACT:
-            return int(value)
+        value = plain_number(value)
         # Neither a table nor a date is right here: as it was typed it is shown best.
         return value if isinstance(value, bool | int | float | str | list) else text
     return text

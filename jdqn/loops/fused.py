@@ -345,10 +345,7 @@ def _jit(function: Any, parts: Parts, stacked: bool, num_results: int) -> Any:
 
 def chunk_ticks(config: Config) -> int:
     """The most ticks of one call: those of the shortest period, or of the whole run."""
-    fields = config.train
-    periods = (fields.eval_period_steps, fields.checkpoint_period_steps)  # 0: never
-    shortest = min(fields.steps, fields.log_period_steps, *filter(None, periods))
-    return -(-shortest // config.env.num_envs)
+    return min(clock.next_due_tick(config, 0), clock.num_ticks(config))
 
 
 def chunks(

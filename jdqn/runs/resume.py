@@ -48,11 +48,6 @@ def prepare(run_dir: pathlib.Path, config: Config) -> Resumed:
       ConfigError: no checkpoint, a change that would alter the past, nothing left to do.
     """
     files.check_is_run(run_dir)
-    if exported.is_exported(run_dir):
-        raise ConfigError(
-            f"{run_dir} is an exported agent, which has parameters alone; begin a new run with "
-            f"--start-from {run_dir}"
-        )
     found = _newest(run_dir)
     schedule_steps = _schedule_steps(found.manifest["config"])
     if not config.train.schedule_steps and config.train.steps != schedule_steps:
@@ -106,6 +101,11 @@ def is_finished(run_dir: pathlib.Path) -> bool:
 
 def _newest(run_dir: pathlib.Path) -> Found:
     """The newest checkpoint that verifies. Raises ConfigError."""
+    if exported.is_exported(run_dir):
+        raise ConfigError(
+            f"{run_dir} is an exported agent, which has parameters alone; begin a new run with "
+            f"--start-from {run_dir}"
+        )
     run_id = directory.run_id_of(run_dir)
     return checkpoint.find(run_dir, run_id=run_id, agents_only=False)
 

@@ -113,7 +113,7 @@ def plain_replay(carry):
 def test_a_long_log_period_makes_no_long_buffers():
     config = tiny(CARTPOLE, train__log_period_steps=10**9)
     assert fused.chunk_ticks(config) == 200 / 4  # evaluations
-    config = with_overrides(config, train__eval_period_steps=0)
+    config = with_overrides(config, train__eval_episodes=0)
     assert fused.chunk_ticks(config) == 400 / 4  # all steps
     config = with_overrides(config, train__checkpoint_period_steps=90)
     assert fused.chunk_ticks(config) == 23
