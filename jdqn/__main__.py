@@ -1,4 +1,6 @@
-"""`python -m jdqn`: which commands there are."""
+"""`python -m jdqn`: which version this is, and which commands there are."""
+
+from jdqn import __version__
 
 COMMANDS = {
     "train": "trains an agent, or goes on with a run",
@@ -14,6 +16,7 @@ COMMANDS = {
 
 def main() -> None:
     """Prints them."""
+    print(f"jdqn {__version__}")  # noqa: T201
     for name, what in COMMANDS.items():
         print(f"python -m jdqn.{name:9} {what}")  # noqa: T201
     print("each with --help; for instance: python -m jdqn.train --env CartPole-v1")  # noqa: T201
