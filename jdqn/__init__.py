@@ -24,6 +24,6 @@ def __getattr__(name: str) -> Any:
     if home := _HOMES.get(name):
         return getattr(importlib.import_module(home), name)
     module = f"{__name__}.{name}"
-    if not name.startswith("_") and importlib.util.find_spec(module):
+    if name.isidentifier() and not name.startswith("_") and importlib.util.find_spec(module):
         return importlib.import_module(module)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

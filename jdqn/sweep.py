@@ -149,9 +149,9 @@ def _list(plan: "Plan", index: int | None, *, here: bool) -> int:
 def _notes(plan: "Plan", trials: "Sequence[Trial]") -> list[str]:
     """What is said of fields in vain, and of trials in the directory that a grid does not have."""
     from jdqn.tools.sweeps import ends
-    from jdqn.tools.sweeps.plan import counted, without_effect
+    from jdqn.tools.sweeps.plan import counted
 
-    notes = without_effect(plan)[:MOST_NOTES]
+    notes = [*plan.notes[:MOST_NOTES]]
 
     # What a search has drawn after its first batch is not known here.
     other = set() if plan.search else ends.names(plan.directory) - {trial.name for trial in trials}

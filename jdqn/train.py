@@ -123,6 +123,9 @@ def _announce(config: Config, resumed: str | pathlib.Path | None) -> None:
     if fields.steps <= fields.learning_starts_steps:
         starts = f"train.learning_starts_steps = {fields.learning_starts_steps:,}"
         said.append(f"warning: nothing is learned in {fields.steps:,} steps, with {starts}")
+    if (target := config.agent.target_period_steps) < (num_envs := config.env.num_envs):
+        after = f"targets are copied every {num_envs} steps, one of each environment"
+        said.append(f"agent.target_period_steps = {target}: {after}")
     lines = "".join(f"{one_line(line)}\n" for line in said if line is not None)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):  # nobody reads, a full disk: the run will find out
@@ -169,30 +172,31 @@ def main(argv: list[str] | None = None) -> None:
         stopping.stop_with_parent()
         config, run_dir = _what_is_asked_for(arguments)
         resumes = arguments.resume is not None
-        if run_dir is not None and resumes and not fields_of(arguments) and _is_done(run_dir):
+        try:
+            result = train(
+                config,
+                run_dir=run_dir,
+                command=command,
+                resumes=resumes,
+                start_from=arguments.start_from,
+                quiet=arguments.quiet,
+            )
+        except ConfigError as error:
+            if fields_of(arguments) or not _is_done(error):
+                raise
             return 0
-        result = train(
-            config,
-            run_dir=run_dir,
-            command=command,
-            resumes=resumes,
-            start_from=arguments.start_from,
-            quiet=arguments.quiet,
-        )
         return 128 + result.stopped_by if result.stopped_by else 0
 
     stopping.command(parser.refuse, run)
 
 
-def _is_done(run_dir: str) -> bool:
-    """Whether a run has nothing left to do; says so, and is no error for who resumes by rote."""
+def _is_done(error: ConfigError) -> bool:
+    """Whether a run had nothing left to do, which is said: no error for who resumes by rote."""
     from jdqn.runs import resume
 
-    path = pathlib.Path(run_dir)
-    if not (done := resume.is_finished(path)):
-        return False
-    sys.stdout.write(f"{path} is done; name more with --steps\n")
-    return done
+    if is_done := isinstance(error, resume.NothingLeftError):
+        sys.stderr.write(f"{one_line(str(error))}\n")
+    return is_done
 
 
 def _what_is_asked_for(arguments: argparse.Namespace) -> tuple[Config, str | None]:

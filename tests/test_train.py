@@ -72,6 +72,13 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     ]
     for line, start in zip(lines, starts, strict=True):
         assert line.startswith(start)
+    # Who always says --resume is told that it is done; who asks for something is refused.
+    door.main(["--resume", str(path)])
+    assert "has done 2,000 steps already; name more with --steps" in capsys.readouterr().err
+    for option in (["--steps", "2_000"], ["--env", "Acrobot-v1"]):
+        with pytest.raises(SystemExit) as info:
+            door.main(["--resume", str(path), *option])
+        assert info.value.code == 2
 
 
 @pytest.mark.parametrize(
@@ -93,6 +100,13 @@ def test_what_changes_nothing_and_a_run_that_ends_before_it_learns_are_said(caps
     door._announce(tiny(train__steps=32), None)
     said = "warning: nothing is learned in 32 steps, with train.learning_starts_steps = 32\n"
     assert capsys.readouterr().out.endswith(said)
+
+
+def test_targets_that_are_copied_less_often_than_asked_are_said(capsys):
+    config = tiny(agent__target_period_steps=2, train__update_period_steps=2)
+    door._announce(config, None)
+    said = "targets are copied every 4 steps, one of each environment\n"
+    assert capsys.readouterr().out.endswith(f"agent.target_period_steps = 2: {said}")
 
 
 @pytest.mark.parametrize("resumed", [None, "runs/a"])

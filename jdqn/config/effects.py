@@ -12,8 +12,9 @@ IDLE: tuple[tuple[str, Callable[[Config], bool], tuple[str, ...]], ...] = (
         "for Atari games",
         lambda config: is_atari(config.env.name),
         (
-            *("env.backend", "env.frame_skip", "env.sticky_probability", "env.full_action_space"),
-            *("env.noop_max", "env.fire_on_reset", "env.life_loss_terminates"),
+            *("env.num_threads", "env.backend", "env.frame_skip", "env.sticky_probability"),
+            *("env.full_action_space", "env.noop_max", "env.fire_on_reset"),
+            "env.life_loss_terminates",
         ),
     ),
     (

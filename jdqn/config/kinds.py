@@ -1,6 +1,5 @@
 """Kinds of values that fields of a configuration have, with their limits."""
 
-import numbers
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -89,6 +88,10 @@ def plain(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain_number(value: Any) -> Any:
-    """A whole number as an integer; anything else as it is."""
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return int(value) if is_number and value == value // 1 and abs(value) <= EXACT else value
+    """A whole number as an integer, what is NumPy's as Python's; anything else as it is."""
+    if callable(tolist := getattr(value, "tolist", None)):
+        value = tolist()
+    if isinstance(value, list | tuple):
+        return [plain_number(one) for one in value]
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) <= EXACT
+    return int(value) if is_whole else value

@@ -300,11 +300,6 @@ def _check_periods(config: Config) -> None:
             f"train.update_period_steps = {period}; "
             f"{_nearest(target, {multiple, multiple + period})}"
         )
-    if target < num_envs:
-        raise ConfigError(
-            f"agent.target_period_steps = {target}: must be at least env.num_envs = {num_envs}, "
-            "targets are copied between steps of all environments"
-        )
 
 
 def _check_switches(config: Config) -> None:

@@ -42,7 +42,8 @@ SEEDS_APART = 100_000  # of the first environments of two runs with neighbouring
 class VectorEnv(Protocol):
     """`E` environments stepped together: `reset` once, then `send` and `recv` by turns.
 
-    Those of `make_env` answer anything else with a ConfigError.
+    Those of `make_env` answer `send` and `recv` out of turn, and actions that are none, with a
+    ConfigError.
     """
 
     spec: EnvSpec

@@ -1,4 +1,4 @@
-"""`reset` once, then `send` and `recv` by turns: what else is asked of environments is refused."""
+"""`send` and `recv` by turns, with actions that there are: anything else is refused."""
 
 from typing import Any
 

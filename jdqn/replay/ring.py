@@ -25,10 +25,6 @@ from jdqn.config import Config, ConfigError
 from jdqn.records import Batch, EnvSpec, Timestep
 from jdqn.replay import priorities, rules, window
 
-# One early spike must not rule for ever, for a new row gets the highest so far: DQN Zoo's cap on
-# the priorities of its Rainbow, of new rows and of rows drawn alike.
-MAX_PRIORITY = 100.0
-
 
 class Rows(flax.struct.PyTreeNode):
     """A ring of `T` rows for `E` environments, each row written once."""
@@ -293,7 +289,7 @@ def update(
         return state
     # A weight of 0: nothing was drawable, the row drawn is closed and stays so.
     is_open = batch.weight > 0
-    magnitude = jnp.minimum(priority + settings.priority_epsilon, MAX_PRIORITY)
+    magnitude = jnp.minimum(priority + settings.priority_epsilon, settings.rule.most)
     leaves, redrawn = settings.rule.redraw(state.priorities, batch.row, batch.env, magnitude)
     leaf = jnp.where(is_open, redrawn, 0.0)
     leaves = priorities.set_leaves(leaves, batch.row, batch.env, leaf)

@@ -5,6 +5,7 @@ leaf is written, and when, is the ring's business.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,6 +17,9 @@ from jdqn.config import Config
 from jdqn.replay import priorities
 from jdqn.replay.priorities import Priorities
 
+# One early spike must not rule for ever, for a new row gets the highest so far: DQN Zoo's cap on
+# the priorities of its Rainbow, of new rows and of rows drawn alike. Ranks need none.
+MAX_PRIORITY = 100.0
 # What a rule says of leaves: the priorities, with what the rule remembers, and the leaves' values.
 Leaves = tuple[Priorities, chex.Array]
 
@@ -34,6 +38,7 @@ class Rule(NamedTuple):
     # never
     refresh: Callable[[Priorities, chex.Array, int], Priorities] | None
     refresh_period_steps: int
+    most: float = math.inf  # that a |TD error| counts for
 
 
 def make_rule(config: Config) -> Rule:
@@ -56,7 +61,7 @@ def proportional(exponent: float) -> Rule:
     ) -> Leaves:
         return state, magnitude**exponent
 
-    return Rule(priorities.init, enter, redraw if exponent else None, None, 0)
+    return Rule(priorities.init, enter, redraw if exponent else None, None, 0, MAX_PRIORITY)
 
 
 def by_rank(exponent: float, refresh_period_steps: int) -> Rule:

@@ -18,7 +18,7 @@ import jax
 from jdqn import __version__, envs, kernels
 from jdqn.config import Config, ConfigError, shown
 from jdqn.replay import Rows
-from jdqn.runs import files, parts, slices
+from jdqn.runs import parts, slices
 from jdqn.runs.counters import Counters
 from jdqn.runs.parts import Arrays
 from jdqn.runs.store import BEST, DamagedError, Manifest, Store, blobs_of
@@ -239,10 +239,6 @@ def find(
         return Found(store, found, damages)
     if damages:
         raise ConfigError(f"{run_dir} has no checkpoint that can be used: {damages[0]}")
-    if agents_only and files.is_held(run_dir):
-        raise ConfigError(
-            f"{run_dir} has no checkpoint yet: it is being trained, one comes after about a minute"
-        )
     if not store.folder.is_dir():
         yet = f" yet{again}" if (again := _again(run_dir)) else ": expected a run directory"
         raise ConfigError(f"{run_dir} has no checkpoint{yet}")
@@ -271,7 +267,8 @@ def _again(run_dir: pathlib.Path) -> str:
     """How to begin a run once more that was stopped before its first checkpoint."""
     file = run_dir / "config.toml"
     command = f"python -m jdqn.train --config {shlex.quote(str(file))}"
-    return f"; to start it again: {command}" if file.is_file() else ""
+    hint = f"; wait where it is being trained, or start it again: {command}"
+    return hint if file.is_file() else ""
 
 
 def _named(store: Store, names: list[str], which: str) -> list[str]:

@@ -68,7 +68,7 @@ def make_evaluator(
     def evaluate(
         state: AgentState, run_seed: int, offset: int, policy: str, watch: Watch | None = None
     ) -> Evaluation:
-        seed = run_seed + offset
+        seed = envs.first_seed(config.env.name, run_seed) + offset
         actor = start_actor(agent, seed, num_envs, policy)
         try:
             with contextlib.closing(play(state, actor, seed, run_seed)) as games:
@@ -205,9 +205,8 @@ def _player_on_host(
 ) -> Player:
     act = stopping.Compiled(jax.jit(agent.act_in_evaluation, donate_argnums=1), stop)
 
-    def play(state: AgentState, actor: ActorState, seed: int, run_seed: int) -> Generator[Timestep]:
-        first = envs.first_seed(config.env.name, run_seed) + seed - run_seed
-        with contextlib.closing(_made(make_env, config, num_envs, first)) as env:
+    def play(state: AgentState, actor: ActorState, seed: int, _: int) -> Generator[Timestep]:
+        with contextlib.closing(_made(make_env, config, num_envs, seed)) as env:
             timestep = env.reset()
             for tick in itertools.count():
                 yield timestep

@@ -118,19 +118,6 @@ def lock(
         os.close(descriptor)
 
 
-def is_held(folder: pathlib.Path) -> bool:
-    """Whether a process holds a folder, this one too."""
-    if not (folder / LOCK).exists():
-        return False
-    try:
-        with lock(folder, shared=True):
-            return False
-    except InUseError:
-        return True
-    except ConfigError:  # not ours to open
-        return False
-
-
 def _locked(path: pathlib.Path, kind: int) -> int:
     """The descriptor of a file that is locked, and still is the one of that name. Raises OSError.
 

@@ -28,6 +28,10 @@ CHANGEABLE = {
 }
 
 
+class NothingLeftError(ConfigError):
+    """A run has done all that is asked for."""
+
+
 class Resumed(NamedTuple):
     """What a run goes on with."""
 
@@ -45,7 +49,7 @@ def prepare(run_dir: pathlib.Path, config: Config) -> Resumed:
       config: its configuration, some fields of which may be changed.
 
     Raises:
-      ConfigError: no checkpoint, a change that would alter the past, nothing left to do.
+      ConfigError: no checkpoint, a change that would alter the past; `NothingLeftError`.
     """
     files.check_is_run(run_dir)
     found = _newest(run_dir)
@@ -130,16 +134,16 @@ def _is_reported(config: Config, counted: Counters) -> bool:
 
 
 def _check_what_is_left(run_dir: pathlib.Path, config: Config, counted: Counters) -> None:
-    """Raises ConfigError where nothing is left to do."""
+    """Raises NothingLeftError where nothing is left to do."""
     is_reported = _is_reported(config, counted)
     left = _left(config, counted)
     if left < 0 or (left == 0 and is_reported):
-        raise ConfigError(
+        raise NothingLeftError(
             f"train.steps = {config.train.steps}: {run_dir} has done {counted.steps:,} steps "
             "already; name more with --steps"
         )
     if is_reported and counters.NOT_REACHED not in counted.reached_steps:
-        raise ConfigError(
+        raise NothingLeftError(
             f"train.stop_return = {config.train.stop_return:g}: {run_dir} has reached it; name "
             "another goal, or none, with --train.stop_return"
         )

@@ -42,7 +42,8 @@ def _read(text: str) -> Given:
         return Given(None, _paths(text))
     cuts = [i for i, character in enumerate(text) if character == "="]
     ways = [Given(text[:cut] or None, _paths(text[cut + 1 :])) for cut in cuts]
-    return next((way for way in ways if all(map(os.path.exists, way.paths))), ways[0])
+    ways.insert(0, Given(None, _paths(text)))
+    return next((way for way in ways if all(map(os.path.exists, way.paths))), ways[1])
 
 
 def _paths(joined: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from jdqn import compilation
 from jdqn.config import Config, ConfigError, with_overrides
-from jdqn.envs import screens
+from jdqn.envs import first_seed, screens
 from jdqn.envs.screens import Shown
 from jdqn.runs import progress, stopping, trained
 from jdqn.runs.evaluation import COMMAND_SEED_OFFSET
@@ -94,7 +94,8 @@ def play(cast: Cast, asked: Asked) -> None:
     games.check_policy(policy, config.network.heads)
     if asked.video is None and not sys.stdout.isatty():
         raise ConfigError("stdout is no terminal to show games in: add --video game.mp4 or .gif")
-    seed = config.train.seed + COMMAND_SEED_OFFSET if asked.seed is None else asked.seed
+    first = first_seed(config.env.name, config.train.seed) + COMMAND_SEED_OFFSET
+    seed = first if asked.seed is None else asked.seed
     stage = screens.show(config, seed=seed)
     stage.env.close()
     by = "" if cast.brain is None else f"; {policy}, epsilon {config.agent.epsilon_eval:g}"

@@ -41,7 +41,8 @@ LEARNED = [
 ]
 WHERE = {
     **{f"env.{name}": value for name, value in {"size": 12, "stochastic": True}.items()},
-    **{"env.backend": "ale", "env.frame_skip": 2, "env.sticky_probability": 0.25},
+    **{"env.num_threads": 2, "env.backend": "ale", "env.frame_skip": 2},
+    "env.sticky_probability": 0.25,
     **{"env.full_action_space": True, "env.noop_max": 3, "env.fire_on_reset": True},
     "env.life_loss_terminates": False,
 }

@@ -286,6 +286,10 @@ def test_overrides_take_the_numbers_that_programs_have():
     loaded = load_config(env="CartPole-v1", overrides=given)
     assert (loaded.train.steps, loaded.replay.batch_size, loaded.agent.discount) == (10_000, 7, 0)
     assert type(loaded.replay.batch_size) is int
+    given = {"network.hidden": [np.int32(8)], "agent.double": np.bool_(True)}
+    loaded = load_config(overrides=given | {"env.observation_scale": np.array([1.0, 2.5])})
+    assert (loaded.network.hidden, loaded.agent.double) == ((8,), True)
+    assert loaded.env.observation_scale == (1.0, 2.5)
     with pytest.raises(ConfigError, match=r'expected dotted names, such as "train\.steps"'):
         load_config(overrides={"train": {"steps": 3}})
     for value in (1.5, float("inf"), float("nan")):

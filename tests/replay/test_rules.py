@@ -204,7 +204,7 @@ class RankTwin:
                 self.leaf.pop((t, env), None)
 
     def update(self, drawn, errors):
-        values = np.minimum(errors + np.float32(0.25), np.float32(100))
+        values = errors + np.float32(0.25)
         for place, value in zip(reversed(drawn), reversed(values), strict=True):
             self.leaf[place] = (1 + sum(old > value for old in self.sorted)) ** -ALPHA
             self.magnitude[place] = value

@@ -5,7 +5,6 @@ from helpers import tiny
 from trained_helpers import write_run
 
 from jdqn.config import ConfigError, to_toml
-from jdqn.runs import files
 from jdqn.runs.trained import load_run
 
 
@@ -20,15 +19,6 @@ def test_a_configuration_that_is_not_that_of_the_checkpoint_is_refused(tmp_path)
     file.write_text(text.replace("eval_episodes = 3", "eval_episodes = 4"))
     found = load_run(tmp_path, agent__epsilon_eval=0.5)
     assert (found.config.train.eval_episodes, found.config.agent.epsilon_eval) == (4, 0.5)
-
-
-def test_a_run_that_is_being_trained_is_not_to_be_started_again(tmp_path):
-    (tmp_path / "config.toml").write_text(to_toml(tiny()), encoding="utf-8")
-    with files.lock(tmp_path), pytest.raises(ConfigError) as info:
-        load_run(tmp_path)
-    assert str(info.value).endswith("it is being trained, one comes after about a minute")
-    with pytest.raises(ConfigError, match="to start it again"):
-        load_run(tmp_path)
 
 
 def test_code_beside_a_configuration_without_checkpoints_is_never_imported(

@@ -39,6 +39,20 @@ def tiny_of(config, episodes):
     return with_overrides(config, train__eval_episodes=episodes)
 
 
+def test_a_game_on_the_host_is_the_one_of_the_evaluation_of_its_run():
+    """Whose environments lie apart from those of runs with other seeds."""
+    config = tiny(train__seed=3, train__eval_episodes=1, agent__epsilon_eval=0.5)
+    env = envs.make_env(config, num_envs=1)
+    env.close()
+    agent, state = drawn(config, env.spec, 1)
+    offset = evaluation.COMMAND_SEED_OFFSET
+    want = evaluation.make_evaluator(config, agent)(state, 3, offset, "vote")
+    seed = envs.first_seed("CartPole-v1", 3) + offset
+    brain = games.make_brain(config, agent, state)
+    moments = list(games.play(config, brain, seed=seed, policy="vote"))
+    assert moments[-1].score == want.return_mean
+
+
 @pytest.mark.parametrize("policy", ["vote", "mean", "head_1"])
 def test_the_game_is_the_one_that_an_evaluation_plays(chain, evaluate, policy):
     config, _, state, brain = chain

@@ -30,6 +30,7 @@ def test_labels_and_runs():
         ("A=lr=0.01,n=3,a,b,a,lr=0.01", "A", ["lr=0.01,n=3", "a,b", "a", "lr=0.01"]),
         ("n=3=a,lr=0.01", "n=3", ["a", "lr=0.01"]),
         ("n=3=none", "n", ["3=none"]),
+        ("lr=0.01,a", None, ["lr=0.01", "a"]),
         ("A=lr=0.01,none", "A", ["lr=0.01", "none"]),
     ],
 )

@@ -10,8 +10,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jdqn import config as config_lib
-from jdqn.config import Config, ConfigError, load_config, shown
+from jdqn.config import Config, ConfigError, load_config, shown, without_effect
 from jdqn.config.layers import read_file
 from jdqn.config.naming import is_atari
 from jdqn.tools.sweeps import schema
@@ -46,6 +45,7 @@ class Plan(NamedTuple):
     grid: dict[str, list[Any]]
     search: Search | None
     ranges: dict[str, Range]  # of the search
+    notes: tuple[str, ...] = ()  # of fields that change nothing for a game and an agent
 
     @property
     def seeds(self) -> list[int]:
@@ -210,12 +210,15 @@ def read(file: str | None, options: Mapping[str, Any], fields: Settings) -> Plan
         search=search,
         ranges=schema.ranges_of(search) if search else {},
     )
-    _check(plan)
-    return plan
+    return plan._replace(notes=_check(plan))
 
 
-def _check(plan: Plan) -> None:
-    """Raises ConfigError where a setting, or what they are together, is wrong."""
+def _check(plan: Plan) -> tuple[str, ...]:
+    """What is said of fields that change nothing, once for each game and agent.
+
+    Raises:
+      ConfigError: a setting, or what they are together, is wrong.
+    """
     _check_lists(plan)
     if plan.search and plan.grid:
         raise ConfigError("[grid] and [search]: a sweep has one of them")
@@ -226,22 +229,16 @@ def _check(plan: Plan) -> None:
         count *= plan.search.settings
     if count > MOST_TRIALS:
         raise ConfigError(f"the sweep has {count:,} trials: at most {MOST_TRIALS:,} are possible")
+    notes: dict[str, None] = {}
     for game, agent in plan.pairs():
         for settings in [*plan.points(), *corners(plan.ranges)]:
             config = plan.config(game, agent, settings, seed=max(plan.seeds))
+            if said := without_effect(config):
+                notes[f"{game}, {agent}: {said}"] = None
             _check_seeds(plan, config)
             if plan.search and plan.search.halving_factor:
                 _check_halving(plan.search, config)
-
-
-def without_effect(plan: Plan) -> list[str]:
-    """What is said of fields that change nothing in some of the trials, a game and agent each."""
-    told = (
-        (game, agent, config_lib.without_effect(plan.config(game, agent, settings)))
-        for game, agent in plan.pairs()
-        for settings in [*plan.points(), *corners(plan.ranges)]
-    )
-    return [f"{game}, {agent}: {text}" for game, agent, text in dict.fromkeys(told) if text]
+    return tuple(notes)
 
 
 def check_games(plan: Plan) -> None:
