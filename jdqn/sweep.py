@@ -152,7 +152,6 @@ def _notes(plan: "Plan", trials: "Sequence[Trial]") -> list[str]:
     from jdqn.tools.sweeps.plan import counted
 
     notes = [*plan.notes[:MOST_NOTES]]
-
     # What a search has drawn after its first batch is not known here.
     other = set() if plan.search else ends.names(plan.directory) - {trial.name for trial in trials}
     if other:

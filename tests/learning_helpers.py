@@ -1,6 +1,7 @@
 """What tests of learning share: agents compiled once, filled rings, a plain DQN to compare with."""
 
 import functools
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -66,6 +67,18 @@ def build(config, spec=SPEC, *, value_head=None, jit_learn=quick_jit):
         return add_all(*(steps_and_actions or random_steps(config.env.num_envs)))
 
     return Built(config, compiled, agent, ring_of)
+
+
+def program(config, spec=SPEC):
+    """What an agent does, before it is compiled: its start and its learning."""
+    memory = replay.make_replay(config, spec)
+    made = learning.make_agent(config, spec, memory)
+    key = jax.random.key(0)
+    state, _ = jax.eval_shape(made.init, key)
+    ring = jax.eval_shape(memory.init, key)
+    parts = [jax.make_jaxpr(made.init)(key), jax.make_jaxpr(made.learn)(state, ring, 24)]
+    texts = [f"{part} {part.consts}" for part in parts]
+    return re.sub(r" at 0x[0-9a-f]+", "", "".join(texts))
 
 
 @functools.cache

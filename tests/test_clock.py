@@ -32,7 +32,7 @@ def settings():
                 train__update_period_steps=period,
                 train__learning_starts_steps=int(starts),
                 train__steps=int(steps),
-                agent__target_period_steps=max(few, many) * int(rng.integers(1, 9)),
+                agent__target_period_steps=period * int(rng.integers(1, 9)),
                 agent__epsilon_decay_steps=int(rng.integers(0, 500)),
                 agent__epsilon_start=float(rng.random()),
                 agent__epsilon_end=float(rng.random()),

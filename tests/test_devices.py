@@ -37,7 +37,6 @@ def test_more_devices_than_there_are_are_refused():
         "env__num_envs": number,
         "replay__batch_size": number,
         "replay__capacity": 100 * number,
-        "agent__target_period_steps": number,
     }
     config = tiny(train__num_devices=number, train__learning_starts_steps=10 * number, **sizes)
     expected = (

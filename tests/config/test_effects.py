@@ -1,12 +1,9 @@
 """Fields that change nothing are named; what is named changes nothing, and does beside another."""
 
-import re
-
-import jax
 import pytest
-from helpers import tiny, vector_spec
+from helpers import tiny
+from learning_helpers import program
 
-from jdqn import learning, replay
 from jdqn.config import effects, load_config
 
 # Another value of each, and what it takes to have an effect.
@@ -48,19 +45,6 @@ WHERE = {
 }
 
 
-def program(overrides):
-    """How an agent starts and learns, before it is compiled."""
-    config, spec = tiny(**overrides), vector_spec()
-    memory = replay.make_replay(config, spec)
-    made = learning.make_agent(config, spec, memory)
-    key = jax.random.key(0)
-    state, _ = jax.eval_shape(made.init, key)
-    ring = jax.eval_shape(memory.init, key)
-    parts = [jax.make_jaxpr(made.init)(key), jax.make_jaxpr(made.learn)(state, ring, 24)]
-    texts = [f"{part} {part.consts}" for part in parts]
-    return re.sub(r" at 0x[0-9a-f]+", "", "".join(texts))
-
-
 def said(overrides, **layers):
     return effects.without_effect(load_config(overrides=overrides, **layers))
 
@@ -95,7 +79,7 @@ def test_c51_has_a_loss_of_its_own():
     assert said({"agent.loss": "squared"}, agent="qr") is None
 
 
-def test_what_the_files_say_is_not_named(tmp_path):
+def test_what_the_files_say_is_not_named():
     assert said({}, env="CartPole-v1", agent="rainbow") is None  # the preset has quantiles
     assert said({}, env="Pong", agent="rainbow", protocol="machado") is None
 
@@ -104,5 +88,5 @@ def test_what_the_files_say_is_not_named(tmp_path):
 def test_what_is_named_changes_nothing_that_is_learned(field):
     value, beside = BESIDE[field]
     changed = {field.replace(".", "__"): value}
-    assert program(changed) == program({})
-    assert program(beside | changed) != program(beside)
+    assert program(tiny(**changed)) == program(tiny())
+    assert program(tiny(**beside | changed)) != program(tiny(**beside))

@@ -1,11 +1,11 @@
 """Switches together: a covering array, and each switch on its own."""
 
 import itertools
-import re
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import learning_helpers
 import numpy as np
 import pytest
 from helpers import TINY, tiny
@@ -257,14 +257,8 @@ def load(agent, overrides):
 
 def program(agent, *layers):
     """What an agent does, before it is compiled: its start and its learning."""
-    config = load(agent, {name: value for layer in layers for name, value in layer.items()})
-    memory = replay.make_replay(config, SPEC)
-    made = learning.make_agent(config, SPEC, memory)
-    key = jax.random.key(0)
-    state, _ = jax.eval_shape(made.init, key)
-    ring = jax.eval_shape(memory.init, key)
-    texts = [jax.make_jaxpr(made.init)(key), jax.make_jaxpr(made.learn)(state, ring, 24)]
-    return re.sub(r" at 0x[0-9a-f]+", "", "".join(map(str, texts)))
+    overrides = {name: value for layer in layers for name, value in layer.items()}
+    return learning_helpers.program(load(agent, overrides))
 
 
 def differ(one, other):

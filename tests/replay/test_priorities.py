@@ -163,7 +163,6 @@ def test_frequencies_are_the_leaves_and_no_zero_is_drawn(num_rows, num_draws, rn
     config = tiny(
         env__num_envs=32,
         env__frame_stack=1,
-        agent__target_period_steps=32,
         train__learning_starts_steps=64,
         replay__capacity=num_rows * 32,
         replay__batch_size=500,
